@@ -1,0 +1,10 @@
+//! A supervisor for AI agents: one actor per session, one event log per session.
+
+pub mod clock;
+pub mod event;
+pub mod id;
+pub mod model;
+pub mod restart;
+pub mod settings;
+pub mod store;
+pub mod tool;

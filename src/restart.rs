@@ -1,0 +1,128 @@
+//! How often, and how soon, something that failed may begin again. Pure: time is passed in.
+//!
+//! Intensity is OTP's: more than `max_restarts` failures within `within` and the supervisor gives
+//! up (<https://www.erlang.org/doc/system/sup_princ.html#maximum-restart-intensity>). The wait
+//! before a restart doubles from `first` up to `cap`, with full jitter
+//! (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// When a restart is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    /// At most so many restarts …
+    pub max_restarts: u32,
+    /// … within this time.
+    pub within: Duration,
+    /// The wait before a restart.
+    pub backoff: Backoff,
+}
+
+/// Waits that double.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The longest first wait.
+    pub first: Duration,
+    /// No wait is longer.
+    pub cap: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            max_restarts: 5,
+            within: Duration::from_secs(60),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(100),
+            cap: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Backoff {
+    /// The longest wait before try number `retry` (the first retry is 1).
+    #[must_use]
+    pub fn ceiling(&self, retry: u32) -> Duration {
+        let doublings = retry.saturating_sub(1).min(31);
+        self.first.saturating_mul(1_u32 << doublings).min(self.cap)
+    }
+
+    /// The wait before try number `retry`: the ceiling times `jitter`, which is between 0 and 1.
+    #[must_use]
+    pub fn wait(&self, retry: u32, jitter: f64) -> Duration {
+        self.ceiling(retry).mul_f64(jitter.clamp(0.0, 1.0))
+    }
+}
+
+/// Remembers failures, and says whether another restart is allowed.
+#[derive(Clone, Debug, Default)]
+pub struct Intensity {
+    failures: VecDeque<Duration>,
+}
+
+impl Intensity {
+    /// Records a failure at `now` (time since some fixed moment).
+    /// Gives the number of failures in the window, or `None` when there are too many.
+    pub fn failed(&mut self, policy: &RestartPolicy, now: Duration) -> Option<u32> {
+        self.failures.push_back(now);
+        while self
+            .failures
+            .front()
+            .is_some_and(|first| now.saturating_sub(*first) > policy.within)
+        {
+            self.failures.pop_front();
+        }
+        u32::try_from(self.failures.len())
+            .ok()
+            .filter(|count| *count <= policy.max_restarts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RestartPolicy = RestartPolicy {
+        max_restarts: 2,
+        within: Duration::from_secs(5),
+        backoff: Backoff {
+            first: Duration::from_millis(100),
+            cap: Duration::from_secs(1),
+        },
+    };
+
+    #[test]
+    fn more_than_max_restarts_within_the_window_is_too_many() {
+        // (seconds, expected): OTP's sup_princ: MaxR = 2, MaxT = 5.
+        let table = [
+            (0, Some(1)),
+            (1, Some(2)),
+            (6, Some(2)),
+            (7, Some(2)),
+            (8, None),
+            (20, Some(1)),
+        ];
+        let mut intensity = Intensity::default();
+        for (at, expected) in table {
+            let count = intensity.failed(&POLICY, Duration::from_secs(at));
+            assert_eq!(count, expected, "at {at} s");
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let ceilings: Vec<_> = (1..=6)
+            .map(|retry| POLICY.backoff.ceiling(retry).as_millis())
+            .collect();
+        assert_eq!(ceilings, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(POLICY.backoff.wait(2, 0.5), Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,421 @@
+//! The shape of the settings: plain data, one struct per section, defaults in `Default`.
+//! `config/default.toml` documents every key; `settings::load` reads the layers.
+//!
+//! Times are milliseconds and say so in their names. Nobody else reads the environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::EffectClass;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where events are kept.
+    pub store: StoreSettings,
+    /// How sessions live.
+    pub sessions: SessionSettings,
+    /// How much may happen at once.
+    pub limits: LimitSettings,
+    /// How readers are fed.
+    pub streams: StreamSettings,
+    /// The control socket.
+    pub control: ControlSettings,
+    /// What Prometheus sees.
+    pub metrics: MetricSettings,
+    /// What the log shows.
+    pub log: LogSettings,
+    /// How the daemon stops.
+    pub stop: StopSettings,
+    /// Models by name.
+    pub models: BTreeMap<String, ModelSettings>,
+    /// Tools by name.
+    pub tools: BTreeMap<String, ToolSettings>,
+    /// Agents by name.
+    pub agents: BTreeMap<String, AgentSettings>,
+}
+
+/// `[store]`: where events are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// The data directory; empty for `$XDG_STATE_HOME/impresario` or `~/.local/state/impresario`.
+    pub path: PathBuf,
+    /// Memory that sled may use for its cache, MiB.
+    pub cache_mb: u64,
+    /// Appends are refused when less is free on the disk, MiB.
+    pub reserve_mb: u64,
+    /// Opening may take so long before the daemon gives up.
+    pub open_timeout_ms: u64,
+    /// Appends that may wait for the writer; a further one waits for room.
+    pub queue: usize,
+}
+
+/// `[sessions]`: how sessions live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionSettings {
+    /// A session that nobody talks to is put to sleep after this time.
+    pub idle_after_ms: u64,
+    /// Inputs that may wait in one session.
+    pub queued_inputs: usize,
+    /// An input may have so many bytes.
+    pub max_input_bytes: usize,
+    /// A turn fails after so many steps.
+    pub max_steps: u32,
+    /// A step fails after so many tries of the model, counted over restarts.
+    pub max_attempts: u32,
+    /// A session is set aside after so many recoveries without progress.
+    pub max_recoveries: u32,
+    /// The longest wait before a model is tried again.
+    pub retry_cap_ms: u64,
+    /// The longest first wait before a model is tried again.
+    pub retry_first_ms: u64,
+    /// How long a caller waits for a session's answer.
+    pub call_timeout_ms: u64,
+}
+
+/// `[limits]`: how much may happen at once in the whole daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Sessions in memory.
+    pub live_sessions: usize,
+    /// Turns that run.
+    pub running_turns: usize,
+    /// Model calls in flight.
+    pub model_calls: usize,
+    /// Tool calls in flight.
+    pub tool_workers: usize,
+    /// Tool calls of one step in flight.
+    pub tools_per_step: usize,
+    /// Inputs accepted and not yet applied, in all sessions together.
+    pub queued_inputs: usize,
+    /// Requests that may wait for a place in memory before they are refused.
+    pub waiting_requests: usize,
+    /// Logs that are read into memory at once.
+    pub loading_sessions: usize,
+}
+
+/// `[streams]`: how readers are fed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSettings {
+    /// What one reader may have waiting, bytes.
+    pub buffer_bytes: usize,
+}
+
+/// `[control]`: the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlSettings {
+    /// The socket; empty for `$XDG_RUNTIME_DIR/impresario/control.sock`, or `control.sock` in the
+    /// data directory.
+    pub socket: PathBuf,
+    /// The longest line that is read or written, bytes.
+    pub max_frame_bytes: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Requests of one connection that are worked on at once.
+    pub max_requests: usize,
+    /// A line that has begun must be whole within this time.
+    pub frame_timeout_ms: u64,
+}
+
+/// `[metrics]`: what Prometheus sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricSettings {
+    /// Whether metrics are served.
+    pub enabled: bool,
+    /// Where; port 0 takes any free one.
+    pub listen: std::net::SocketAddr,
+}
+
+/// `[log]`: what the log shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// A filter as of `tracing`: `info`, `info,impresario=debug`.
+    pub filter: String,
+    /// Text for people, JSON for machines.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// `[stop]`: how the daemon stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StopSettings {
+    /// The whole stop takes at most so long.
+    pub grace_ms: u64,
+}
+
+/// `[models.NAME]`: one model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSettings {
+    /// Who answers.
+    pub provider: Provider,
+    /// The provider's name for the model; not needed for `offline` and `scripted`.
+    pub model: String,
+    /// Where the provider is; empty for the provider's own address.
+    pub base_url: String,
+    /// The environment variable that holds the key.
+    pub api_key_env: String,
+    /// The file that holds the key; its white space is trimmed.
+    pub api_key_file: PathBuf,
+    /// The script of `scripted`.
+    pub script: PathBuf,
+    /// To the first piece.
+    pub first_token_timeout_ms: u64,
+    /// Between two pieces.
+    pub idle_timeout_ms: u64,
+    /// The whole call.
+    pub call_timeout_ms: u64,
+    /// 0 to 2; left to the provider when not set.
+    pub temperature: Option<f64>,
+    /// Tokens of one answer; left to the provider when not set.
+    pub max_tokens: Option<u32>,
+    /// For repeatable answers, where the provider can.
+    pub seed: Option<u64>,
+    /// What it costs; a model without prices records no cost.
+    pub prices: Option<PriceSettings>,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// The built-in stand-in: no network, no key, no intelligence.
+    #[default]
+    Offline,
+    /// Plays a script.
+    Scripted,
+    /// OpenAI and all that speak its chat protocol.
+    Openai,
+    /// Anthropic.
+    Anthropic,
+    /// Gemini.
+    Gemini,
+    /// Ollama.
+    Ollama,
+}
+
+/// USD per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PriceSettings {
+    /// Tokens read.
+    pub input: f64,
+    /// Tokens read from the provider's cache; the price of `input` when not set.
+    pub cached: Option<f64>,
+    /// Tokens written.
+    pub output: f64,
+}
+
+/// `[tools.NAME]`: one tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ToolSettings {
+    /// What kind of tool.
+    pub kind: ToolKind,
+    /// For the model; builtin tools bring their own.
+    pub description: String,
+    /// JSON Schema of the arguments; builtin tools bring their own.
+    pub parameters: Option<serde_json::Value>,
+    /// `command`: the program and its arguments. No shell.
+    pub command: Vec<String>,
+    /// `command`: names of environment variables that are handed through, besides PATH, LANG, TZ.
+    pub env: Vec<String>,
+    /// `command`: variables that are set.
+    pub set_env: BTreeMap<String, String>,
+    /// `command`: the working directory; empty for one of its own under the data directory.
+    pub workdir: PathBuf,
+    /// What a crash in the middle of a call means; builtin tools bring their own.
+    pub effect: Option<EffectClass>,
+    /// One run may take so long.
+    pub timeout_ms: u64,
+    /// Between the polite signal and the final one.
+    pub grace_ms: u64,
+    /// At most so many restarts …
+    pub max_restarts: u32,
+    /// … within this time.
+    pub within_ms: u64,
+    /// The longest wait before the first restart; doubles from there.
+    pub backoff_first_ms: u64,
+    /// The longest wait before any restart.
+    pub backoff_cap_ms: u64,
+    /// A longer result is cut.
+    pub max_output_bytes: usize,
+    /// `http_get`: private and local addresses may be asked.
+    pub allow_private: bool,
+}
+
+/// What kind of tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolKind {
+    /// The tool of that name that is built in: `time`, `calc`, `wait`, `http_get`.
+    #[default]
+    Builtin,
+    /// A program: arguments as JSON on stdin, result on stdout.
+    Command,
+}
+
+/// `[agents.NAME]`: one agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// What it is for, for people.
+    pub description: String,
+    /// The model's name in `[models]`.
+    pub model: String,
+    /// Instructions that stand before the conversation.
+    pub system: String,
+    /// Names of its tools.
+    pub tools: Vec<String>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            cache_mb: 64,
+            reserve_mb: 64,
+            open_timeout_ms: 60_000,
+            queue: 16_384,
+        }
+    }
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            idle_after_ms: 60_000,
+            queued_inputs: 32,
+            max_input_bytes: 1 << 20,
+            max_steps: 50,
+            max_attempts: 4,
+            max_recoveries: 3,
+            retry_cap_ms: 30_000,
+            retry_first_ms: 500,
+            call_timeout_ms: 30_000,
+        }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            live_sessions: 10_000,
+            running_turns: 1_000,
+            model_calls: 256,
+            tool_workers: 256,
+            tools_per_step: 16,
+            queued_inputs: 100_000,
+            waiting_requests: 1_000,
+            loading_sessions: 16,
+        }
+    }
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self {
+            buffer_bytes: 4 << 20,
+        }
+    }
+}
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::new(),
+            max_frame_bytes: 4 << 20,
+            max_connections: 4_096,
+            max_requests: 64,
+            frame_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Default for MetricSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
+    }
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+impl Default for StopSettings {
+    fn default() -> Self {
+        Self { grace_ms: 30_000 }
+    }
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            provider: Provider::Offline,
+            model: String::new(),
+            base_url: String::new(),
+            api_key_env: String::new(),
+            api_key_file: PathBuf::new(),
+            script: PathBuf::new(),
+            first_token_timeout_ms: 60_000,
+            idle_timeout_ms: 30_000,
+            call_timeout_ms: 600_000,
+            temperature: None,
+            max_tokens: None,
+            seed: None,
+            prices: None,
+        }
+    }
+}
+
+impl Default for ToolSettings {
+    fn default() -> Self {
+        Self {
+            kind: ToolKind::Builtin,
+            description: String::new(),
+            parameters: None,
+            command: Vec::new(),
+            env: Vec::new(),
+            set_env: BTreeMap::new(),
+            workdir: PathBuf::new(),
+            effect: None,
+            timeout_ms: 60_000,
+            grace_ms: 5_000,
+            max_restarts: 5,
+            within_ms: 60_000,
+            backoff_first_ms: 100,
+            backoff_cap_ms: 10_000,
+            max_output_bytes: 256 * 1024,
+            allow_private: false,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Keeps events. An event is either durable or it was not stored.
+//!
+//! Called by the session (append), the root (summaries, recovery counts) and the subscriber (read).
+//! Never decides anything about a session.
+//!
+//! Invariants:
+//! - [`Stored`] can only be made here, after the bytes were written, flushed and synced;
+//! - sequences of a session start at 1 and have no gaps;
+//! - after a failed write or sync nothing more is acknowledged: the store is poisoned.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::event::{Event, Fact, Timestamp, Usage};
+use crate::id::{Seq, SessionId};
+
+/// Proof that an event is on disk. Subscribers accept nothing else. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored(Arc<Event>);
+
+impl Stored {
+    /// The event.
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.0
+    }
+}
+
+/// Facts that go to disk together or not at all.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Whose facts.
+    pub session: SessionId,
+    /// The last event before these; the store refuses anything else.
+    pub after: Seq,
+    /// When they happened.
+    pub at: Timestamp,
+    /// The facts, at least one.
+    pub facts: Vec<Fact>,
+    /// The session as it stands after these facts.
+    pub summary: Summary,
+}
+
+/// What `ls` shows of a session without reading its log; kept with the log, in the same write.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// Last event of the log: the high-water mark that shows a lost tail.
+    pub head: Seq,
+    /// Agent's name.
+    pub agent: String,
+    /// Tenant's name.
+    pub tenant: String,
+    /// Labels, sorted by key.
+    pub labels: Vec<(String, String)>,
+    /// When the session began.
+    pub created_at: Timestamp,
+    /// When its last event was recorded.
+    pub updated_at: Timestamp,
+    /// Where it stands.
+    pub status: Status,
+    /// Turns begun.
+    pub turns: u32,
+    /// Inputs accepted and not yet applied to a turn.
+    pub waiting_inputs: u32,
+    /// Tokens of all model calls.
+    pub usage: Usage,
+    /// Cost of all model calls whose price was known.
+    pub cost_usd: f64,
+    /// The first input's beginning, for people.
+    pub title: String,
+}
+
+/// Where a session stands, as far as its log tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing is owed.
+    #[default]
+    Idle,
+    /// A turn is unfinished, or an input waits. Such sessions are resumed at start.
+    Unfinished,
+    /// It kept failing and was set aside.
+    Quarantined,
+    /// It takes no more input.
+    Closed,
+}
+
+impl Status {
+    /// The name used on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Unfinished => "unfinished",
+            Self::Quarantined => "quarantined",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// How much one read may bring.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimit {
+    /// At most so many events.
+    pub events: usize,
+    /// At most about so many bytes of payload; one event is always given.
+    pub bytes: usize,
+}
+
+impl Default for PageLimit {
+    fn default() -> Self {
+        Self {
+            events: 512,
+            bytes: 256 * 1024,
+        }
+    }
+}
+
+/// A session whose turn was unfinished when the store was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Which.
+    pub session: SessionId,
+    /// How often it was recovered since it last made progress.
+    pub recoveries: u32,
+}
+
+/// Why an append or a read failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The session's log does not end where the caller thinks.
+    #[error("failed to append to session {session}: its log ends at {actual}, not at {expected}")]
+    Conflict {
+        /// Whose log.
+        session: SessionId,
+        /// Where the caller thought that it ends.
+        expected: Seq,
+        /// Where it ends.
+        actual: Seq,
+    },
+    /// There is no such session.
+    #[error("session {0} does not exist; `impresario ls` shows those that do")]
+    NotFound(SessionId),
+    /// Too little room is left; nothing was written. Passes when room is made.
+    #[error(
+        "failed to store: only {free_mb} MiB are free in the data directory and {reserve_mb} MiB are kept in reserve; make room, the daemon goes on by itself"
+    )]
+    Full {
+        /// Free space, MiB.
+        free_mb: u64,
+        /// The reserve from the settings, MiB.
+        reserve_mb: u64,
+    },
+    /// The event is larger than a record may be.
+    #[error("failed to store an event of {bytes} bytes: at most {limit} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A record is not what this version writes, or is missing.
+    #[error("failed to read event {seq} of session {session}: {what}")]
+    Corrupt {
+        /// Whose record.
+        session: SessionId,
+        /// Which record.
+        seq: Seq,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The engine or the disk failed. Final: nothing more is acknowledged.
+    #[error(
+        "failed to make events durable: {0}; the daemon stops, because what the disk holds is no longer known"
+    )]
+    Poisoned(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Who has to give way after a [`StoreError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The caller: trying again may help.
+    Passing,
+    /// This session cannot go on; others can.
+    Session,
+    /// Nothing more may be written; the process must stop.
+    Store,
+}
+
+impl StoreError {
+    /// Who has to give way.
+    #[must_use]
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Full { .. } | Self::TooLarge { .. } | Self::NotFound(_) | Self::Closed => {
+                Blame::Passing
+            }
+            Self::Conflict { .. } | Self::Corrupt { .. } => Blame::Session,
+            Self::Poisoned(_) => Blame::Store,
+        }
+    }
+}
+
+/// The store's answer to an append: resolves when the facts are on disk, or never will be.
+/// Dropping it does not undo the append.
+#[derive(Debug)]
+pub struct Ack(oneshot::Receiver<Result<Vec<Stored>, StoreError>>);
+
+impl Future for Ack {
+    type Output = Result<Vec<Stored>, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+    }
+}
+
+/// A log of events for each session.
+///
+/// Appends of one session are carried out in the order in which `append` was called.
+pub trait EventStore: Send + Sync + fmt::Debug + 'static {
+    /// Hands facts to the one writer; never blocks. Durable when the [`Ack`] resolves to `Ok`.
+    fn append(&self, append: Append) -> Ack;
+
+    /// Events after `after`, oldest first; an empty page means that there are no more.
+    /// Only durable events are given.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a record is damaged or missing (also when the log ends before
+    /// its high-water mark), [`StoreError::NotFound`].
+    fn read(
+        &self,
+        session: SessionId,
+        after: Seq,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<Vec<Stored>, StoreError>>;
+
+    /// The session's summary, `None` when there is no such session.
+    fn summary(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Summary>, StoreError>>;
+
+    /// Summaries in the order of ids, newest first, at most `limit`, of ids below `before`.
+    fn list(
+        &self,
+        before: Option<SessionId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
+
+    /// Sessions whose status is [`Status::Unfinished`], without reading any finished one.
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
+
+    /// Counts one more recovery for each, durably, and gives the new counts. Call it before the
+    /// session is replayed.
+    fn count_recoveries(
+        &self,
+        sessions: Vec<SessionId>,
+    ) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
+
+    /// Forgets the recoveries of a session that made progress.
+    fn forget_recoveries(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Keeps, apart from the log, that this session is set aside; `None` takes it back. Durable
+    /// when it resolves. Works for sessions whose log cannot be read.
+    fn set_quarantine(
+        &self,
+        session: SessionId,
+        reason: Option<String>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Why the session is set aside, if it is.
+    fn quarantine(&self, session: SessionId) -> BoxFuture<'_, Result<Option<String>, StoreError>>;
+
+    /// Removes the session's log and summary. Durable when it resolves.
+    fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Resolves once, with the reason, when the store can no longer be trusted.
+    fn poisoned(&self) -> BoxFuture<'static, String>;
+
+    /// Writes out everything accepted and lets go of the files. Appends after it are refused.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Bytes on disk, for the metrics; 0 for a store without a disk.
+    fn size_bytes(&self) -> u64;
+}

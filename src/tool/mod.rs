@@ -1,0 +1,142 @@
+//! Tools: one trait, several kinds behind it.
+//!
+//! Called by the session's tool worker, which adds timeout, restart and cancellation around every
+//! tool. A tool never touches a log and never sees a session.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::event::EffectClass;
+use crate::model::ToolDefinition;
+use crate::restart::RestartPolicy;
+
+/// What is known of a tool before it is called.
+#[derive(Clone, Debug)]
+pub struct ToolSpec {
+    /// Name, description and schema, as the model sees them.
+    pub definition: ToolDefinition,
+    /// What a crash in the middle of a call means.
+    pub effect: EffectClass,
+    /// One run may take so long.
+    pub timeout: Duration,
+    /// When a run fails without an outcome (a panic, a dead process, a timeout): how often and how
+    /// soon another may begin, if `effect` allows one.
+    pub restart: RestartPolicy,
+    /// At most so many bytes of a result are kept; a longer one is cut and says so.
+    pub max_output_bytes: usize,
+}
+
+/// One run of a tool.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The arguments: checked against the tool's schema.
+    pub arguments: Value,
+    /// `<session>:<seq of the intent>`: the same for every run of the same call.
+    pub idempotency_key: String,
+    /// Runs count from 1.
+    pub attempt: u32,
+    /// Where provisional output goes while the tool runs.
+    pub output: OutputSink,
+}
+
+/// Takes provisional output: shown to readers at once, never part of the result.
+/// Bounded: when readers' buffers are full, output is waited for, not dropped.
+#[derive(Clone, Debug)]
+pub struct OutputSink(Option<mpsc::Sender<String>>);
+
+impl OutputSink {
+    /// A sink that throws everything away.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// A sink that feeds this channel.
+    #[must_use]
+    pub const fn new(sender: mpsc::Sender<String>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Shows a piece of output. Waits while the session is busy; ends at once when it has left.
+    pub async fn send(&self, piece: String) {
+        if let Some(sender) = &self.0 {
+            // A receiver that is gone means that nobody listens any more.
+            let _gone = sender.send(piece).await;
+        }
+    }
+}
+
+/// Why a run gave no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ToolError {
+    /// The tool did its work and says no: data for the model, nothing is run again.
+    #[error("{0}")]
+    Failed(String),
+    /// The run died without an outcome: what it did outside is unknown.
+    #[error("{0}")]
+    Died(String),
+}
+
+/// Something the model can call.
+///
+/// Implement this to bring a tool of your own; see `examples/own_tool.rs`.
+///
+/// Cancellation: the future is dropped. A tool that holds a process or a connection ends it in
+/// `Drop`.
+pub trait Tool: Send + Sync + fmt::Debug + 'static {
+    /// What is known of the tool; does not change while it lives.
+    fn spec(&self) -> &ToolSpec;
+
+    /// `builtin`, `command`, `rust`, …; for `tools`.
+    fn kind(&self) -> &'static str {
+        "rust"
+    }
+
+    /// Runs the tool once. The text goes to the model.
+    ///
+    /// # Errors
+    /// [`ToolError::Failed`] is an answer; [`ToolError::Died`] is not, and may lead to another run.
+    fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
+}
+
+/// The tools of a company, by name. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Toolbox(Arc<std::collections::BTreeMap<String, Arc<dyn Tool>>>);
+
+impl FromIterator<Arc<dyn Tool>> for Toolbox {
+    fn from_iter<I: IntoIterator<Item = Arc<dyn Tool>>>(tools: I) -> Self {
+        Self(Arc::new(
+            tools
+                .into_iter()
+                .map(|tool| (tool.spec().definition.name.clone(), tool))
+                .collect(),
+        ))
+    }
+}
+
+impl Toolbox {
+    /// The tool with this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.0.get(name)
+    }
+
+    /// All tools, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
+        self.0.values()
+    }
+
+    /// Only the tools with these names; names without a tool are left out.
+    #[must_use]
+    pub fn only(&self, names: &[String]) -> Self {
+        names
+            .iter()
+            .filter_map(|name| self.get(name).cloned())
+            .collect()
+    }
+}
