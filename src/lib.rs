@@ -1,7 +1,9 @@
 //! A supervisor for AI agents: one actor per session, one event log per session.
 
+pub mod chunk;
 pub mod clock;
 pub mod event;
+pub mod fault;
 pub mod id;
 pub mod model;
 pub mod restart;
