@@ -3,6 +3,8 @@
 //! Called by the session's model worker. A model never retries, never runs a tool and never
 //! touches a log.
 
+pub mod rules;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
