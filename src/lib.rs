@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod clock;
+pub mod context;
 pub mod event;
 pub mod fault;
 pub mod id;
@@ -10,3 +11,4 @@ pub mod restart;
 pub mod settings;
 pub mod store;
 pub mod tool;
+pub mod turn;

@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::context::ToolDefinition;
 use crate::event::EffectClass;
-use crate::model::ToolDefinition;
 use crate::restart::RestartPolicy;
 
 /// What is known of a tool before it is called.
