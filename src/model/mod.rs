@@ -4,6 +4,7 @@
 //! touches a log.
 
 pub mod rules;
+pub mod scripted;
 pub mod watch;
 
 use std::fmt;
