@@ -1,0 +1,526 @@
+//! Every metric that this crate emits, by name, and the one function that records each.
+//!
+//! The library only records; the daemon installs the recorder, calls [`describe`] and sets
+//! [`BUCKETS`]. A label's value comes from an enum, from a `&'static str` of another module, or is
+//! the name of a model or tool in the settings: the number of series is bounded by the settings.
+//! Ids are never labels.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+const BUILD_INFO: &str = "impresario_build_info";
+const SESSIONS: &str = "impresario_sessions";
+const TURNS_RUNNING: &str = "impresario_turns_running";
+const TURNS: &str = "impresario_turns_total";
+const TURN_SECONDS: &str = "impresario_turn_duration_seconds";
+const FIRST_TOKEN_SECONDS: &str = "impresario_model_time_to_first_token_seconds";
+const MODEL_CALLS: &str = "impresario_model_calls_total";
+const MODEL_TOKENS: &str = "impresario_model_tokens_total";
+const MODEL_COST: &str = "impresario_model_cost_micro_usd_total";
+const TOOL_CALLS: &str = "impresario_tool_calls_total";
+const TOOL_SECONDS: &str = "impresario_tool_duration_seconds";
+const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
+const QUEUE_DEPTH: &str = "impresario_queue_depth";
+const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
+const READERS: &str = "impresario_readers";
+const READERS_BEHIND: &str = "impresario_readers_behind_total";
+const COMMIT_EVENTS: &str = "impresario_commit_batch_events";
+const COMMIT_SECONDS: &str = "impresario_commit_sync_seconds";
+const STORE_BYTES: &str = "impresario_store_bytes";
+const REJECTED: &str = "impresario_rejected_total";
+const RECOVERIES: &str = "impresario_recoveries_total";
+const CONNECTIONS: &str = "impresario_control_connections";
+
+/// The upper bounds of each histogram's buckets, by the histogram's name.
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    (
+        TURN_SECONDS,
+        &[
+            0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+        ],
+    ),
+    (
+        FIRST_TOKEN_SECONDS,
+        &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
+    ),
+    (
+        TOOL_SECONDS,
+        &[
+            0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+        ],
+    ),
+    (
+        QUEUE_WAIT_SECONDS,
+        &[
+            0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0,
+        ],
+    ),
+    (
+        COMMIT_EVENTS,
+        &[
+            1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+        ],
+    ),
+    (
+        COMMIT_SECONDS,
+        &[
+            0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+        ],
+    ),
+];
+
+/// Where a session stands in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    /// An actor lives for it.
+    Live,
+    /// It kept failing and was set aside.
+    Quarantined,
+}
+
+/// What the tokens of a model call were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Read, those from the provider's cache included.
+    Input,
+    /// Read from the provider's cache.
+    Cached,
+    /// Written, reasoning included.
+    Output,
+    /// Spent on reasoning.
+    Reasoning,
+}
+
+/// What kind of worker was started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// A model worker.
+    Model,
+    /// A tool worker.
+    Tool,
+    /// A session's actor.
+    Session,
+}
+
+/// A queue of waiting work before a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// Before `limits.live_sessions`.
+    LiveSessions,
+    /// Before `limits.running_turns`.
+    RunningTurns,
+    /// Before `limits.model_calls`.
+    ModelCalls,
+    /// Before `limits.tool_workers`.
+    ToolWorkers,
+    /// Inputs accepted and not yet applied.
+    QueuedInputs,
+}
+
+/// What was done to a reader that fell behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowPolicy {
+    /// Its deltas were merged.
+    Coalesce,
+    /// Its deltas were left out.
+    Boundaries,
+    /// It was disconnected.
+    Disconnect,
+}
+
+/// Why work was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// A lane was full.
+    Overloaded,
+    /// The daemon is stopping.
+    Draining,
+    /// The disk is (nearly) full.
+    DiskFull,
+    /// The request's values were wrong or too large.
+    Invalid,
+    /// The session is set aside.
+    Quarantined,
+    /// Too many control connections.
+    Connections,
+}
+
+impl SessionState {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+impl TokenKind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Cached => "cached",
+            Self::Output => "output",
+            Self::Reasoning => "reasoning",
+        }
+    }
+}
+
+impl WorkerKind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Tool => "tool",
+            Self::Session => "session",
+        }
+    }
+}
+
+impl Lane {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::LiveSessions => "live_sessions",
+            Self::RunningTurns => "running_turns",
+            Self::ModelCalls => "model_calls",
+            Self::ToolWorkers => "tool_workers",
+            Self::QueuedInputs => "queued_inputs",
+        }
+    }
+}
+
+impl SlowPolicy {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Coalesce => "coalesce",
+            Self::Boundaries => "boundaries",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl Rejection {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::DiskFull => "disk_full",
+            Self::Invalid => "invalid",
+            Self::Quarantined => "quarantined",
+            Self::Connections => "connections",
+        }
+    }
+}
+
+/// Gives each metric its unit and its sentence. Call once, after the recorder is installed.
+pub fn describe() {
+    describe_gauges();
+    describe_counters();
+    describe_histograms();
+}
+
+fn describe_gauges() {
+    describe_gauge!(
+        BUILD_INFO,
+        Unit::Count,
+        "always 1; the label is the version"
+    );
+    describe_gauge!(SESSIONS, Unit::Count, "sessions, by state");
+    describe_gauge!(TURNS_RUNNING, Unit::Count, "turns that run now");
+    describe_gauge!(QUEUE_DEPTH, Unit::Count, "work that waits, by lane");
+    describe_gauge!(READERS, Unit::Count, "readers attached to sessions");
+    describe_gauge!(STORE_BYTES, Unit::Bytes, "size of the store on disk");
+    describe_gauge!(CONNECTIONS, Unit::Count, "open control connections");
+}
+
+fn describe_counters() {
+    describe_counter!(TURNS, Unit::Count, "turns that ended, by status");
+    describe_counter!(
+        MODEL_CALLS,
+        Unit::Count,
+        "model calls that ended, by model and outcome"
+    );
+    describe_counter!(
+        MODEL_TOKENS,
+        Unit::Count,
+        "tokens of model calls, by model and kind"
+    );
+    describe_counter!(
+        MODEL_COST,
+        Unit::Count,
+        "cost of model calls whose price is known, in millionths of a US dollar, by model"
+    );
+    describe_counter!(
+        TOOL_CALLS,
+        Unit::Count,
+        "tool calls that ended, by tool and outcome"
+    );
+    describe_counter!(
+        WORKER_RESTARTS,
+        Unit::Count,
+        "workers that were started again, by kind"
+    );
+    describe_counter!(
+        READERS_BEHIND,
+        Unit::Count,
+        "times a reader fell behind, by what was done"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "requests that were refused, by reason"
+    );
+    describe_counter!(
+        RECOVERIES,
+        Unit::Count,
+        "unfinished sessions taken up again after a start"
+    );
+}
+
+fn describe_histograms() {
+    describe_histogram!(TURN_SECONDS, Unit::Seconds, "length of turns, by status");
+    describe_histogram!(
+        FIRST_TOKEN_SECONDS,
+        Unit::Seconds,
+        "from a request to the first piece of the answer, by model"
+    );
+    describe_histogram!(TOOL_SECONDS, Unit::Seconds, "length of tool calls, by tool");
+    describe_histogram!(
+        QUEUE_WAIT_SECONDS,
+        Unit::Seconds,
+        "time work waited, by lane"
+    );
+    describe_histogram!(
+        COMMIT_EVENTS,
+        Unit::Count,
+        "events that one commit made durable"
+    );
+    describe_histogram!(
+        COMMIT_SECONDS,
+        Unit::Seconds,
+        "time to write, flush and sync a commit"
+    );
+}
+
+/// Shows which version runs.
+pub fn build_info() {
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Shows how many sessions are in a state.
+pub fn sessions(state: SessionState, count: usize) {
+    gauge!(SESSIONS, "state" => state.label()).set(count as f64);
+}
+
+/// Shows how many turns run.
+pub fn turns_running(count: usize) {
+    gauge!(TURNS_RUNNING).set(count as f64);
+}
+
+/// Counts a finished turn; `status` is `TurnStatus::name()`.
+pub fn turn_finished(status: &'static str, took: Duration) {
+    counter!(TURNS, "status" => status).increment(1);
+    histogram!(TURN_SECONDS, "status" => status).record(took);
+}
+
+/// Records how long the first piece of an answer took.
+pub fn first_token(model: &str, took: Duration) {
+    histogram!(FIRST_TOKEN_SECONDS, "model" => model.to_owned()).record(took);
+}
+
+/// Counts an ended model call; `outcome` is `ok`, `cancelled` or `ModelErrorKind::code()`.
+pub fn model_call_ended(model: &str, outcome: &'static str) {
+    counter!(MODEL_CALLS, "model" => model.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// Counts tokens of a model call.
+pub fn model_tokens(model: &str, kind: TokenKind, tokens: u64) {
+    counter!(MODEL_TOKENS, "model" => model.to_owned(), "kind" => kind.label()).increment(tokens);
+}
+
+/// Counts the cost of a model call; what is negative or no number counts nothing.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the float is positive, and a float too large for u64 becomes the largest u64"
+)]
+pub fn model_cost(model: &str, usd: f64) {
+    let micro = (usd.max(0.0) * 1e6).round() as u64;
+    counter!(MODEL_COST, "model" => model.to_owned()).increment(micro);
+}
+
+/// Counts an ended tool call; `outcome` is `Outcome::name()`. `tool` must be a tool that exists:
+/// the model's own inventions are counted as `unknown`.
+pub fn tool_call_ended(tool: &str, outcome: &'static str, took: Duration) {
+    counter!(TOOL_CALLS, "tool" => tool.to_owned(), "outcome" => outcome).increment(1);
+    histogram!(TOOL_SECONDS, "tool" => tool.to_owned()).record(took);
+}
+
+/// Counts a worker that was started again.
+pub fn worker_restarted(kind: WorkerKind) {
+    counter!(WORKER_RESTARTS, "kind" => kind.label()).increment(1);
+}
+
+/// Shows how much work waits in a lane.
+pub fn queue_depth(lane: Lane, waiting: usize) {
+    gauge!(QUEUE_DEPTH, "lane" => lane.label()).set(waiting as f64);
+}
+
+/// Records how long a piece of work waited in a lane.
+pub fn queue_waited(lane: Lane, waited: Duration) {
+    histogram!(QUEUE_WAIT_SECONDS, "lane" => lane.label()).record(waited);
+}
+
+/// Shows how many readers are attached.
+pub fn readers(count: usize) {
+    gauge!(READERS).set(count as f64);
+}
+
+/// Counts a reader that fell behind.
+pub fn reader_behind(policy: SlowPolicy) {
+    counter!(READERS_BEHIND, "policy" => policy.label()).increment(1);
+}
+
+/// Records a commit: how many events it made durable, and how long that took.
+pub fn committed(events: usize, sync: Duration) {
+    histogram!(COMMIT_EVENTS).record(events as f64);
+    histogram!(COMMIT_SECONDS).record(sync);
+}
+
+/// Shows the store's size on disk.
+pub fn store_bytes(bytes: u64) {
+    gauge!(STORE_BYTES).set(bytes as f64);
+}
+
+/// Counts refused work.
+pub fn rejected(reason: Rejection) {
+    counter!(REJECTED, "reason" => reason.label()).increment(1);
+}
+
+/// Counts an unfinished session that is taken up again.
+pub fn recovered() {
+    counter!(RECOVERIES).increment(1);
+}
+
+/// Shows how many control connections are open.
+pub fn control_connections(count: usize) {
+    gauge!(CONNECTIONS).set(count as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString};
+
+    use super::*;
+
+    /// Remembers names.
+    #[derive(Default)]
+    struct Names {
+        described: Mutex<BTreeSet<String>>,
+        emitted: Mutex<BTreeSet<String>>,
+        histograms: Mutex<BTreeSet<String>>,
+    }
+
+    impl Names {
+        fn describe(&self, key: &KeyName, sentence: &SharedString) {
+            assert!(!sentence.is_empty(), "{} has no sentence", key.as_str());
+            self.described.lock().unwrap().insert(key.as_str().into());
+        }
+
+        fn emit(&self, key: &Key) {
+            self.emitted.lock().unwrap().insert(key.name().into());
+        }
+    }
+
+    impl Recorder for Names {
+        fn describe_counter(&self, key: KeyName, _: Option<Unit>, sentence: SharedString) {
+            self.describe(&key, &sentence);
+        }
+
+        fn describe_gauge(&self, key: KeyName, _: Option<Unit>, sentence: SharedString) {
+            self.describe(&key, &sentence);
+        }
+
+        fn describe_histogram(&self, key: KeyName, _: Option<Unit>, sentence: SharedString) {
+            self.describe(&key, &sentence);
+        }
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            assert!(
+                key.name().ends_with("_total"),
+                "{} is a counter",
+                key.name()
+            );
+            self.emit(key);
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            self.emit(key);
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.emit(key);
+            self.histograms.lock().unwrap().insert(key.name().into());
+            Histogram::noop()
+        }
+    }
+
+    fn record_everything() {
+        let took = Duration::from_millis(1);
+        build_info();
+        sessions(SessionState::Live, 1);
+        turns_running(1);
+        turn_finished("completed", took);
+        first_token("m", took);
+        model_call_ended("m", "ok");
+        model_tokens("m", TokenKind::Input, 1);
+        model_cost("m", 0.5);
+        tool_call_ended("t", "ok", took);
+        worker_restarted(WorkerKind::Tool);
+        queue_depth(Lane::ModelCalls, 1);
+        queue_waited(Lane::ModelCalls, took);
+        readers(1);
+        reader_behind(SlowPolicy::Coalesce);
+        committed(1, took);
+        store_bytes(1);
+        rejected(Rejection::Overloaded);
+        recovered();
+        control_connections(1);
+    }
+
+    #[test]
+    fn every_metric_is_described_and_every_histogram_has_buckets() {
+        let names = Names::default();
+        metrics::with_local_recorder(&names, || {
+            describe();
+            record_everything();
+        });
+        let described = names.described.into_inner().unwrap();
+        assert_eq!(described, names.emitted.into_inner().unwrap());
+        let bucketed: BTreeSet<_> = BUCKETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(bucketed, names.histograms.into_inner().unwrap());
+        for (name, bounds) in BUCKETS {
+            assert!(bounds.is_sorted(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_declared_is_described() {
+        let source = include_str!("metric.rs");
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let declared: BTreeSet<_> = code
+            .split('"')
+            .filter(|text| text.starts_with("impresario_"))
+            .map(str::to_owned)
+            .collect();
+        let names = Names::default();
+        metrics::with_local_recorder(&names, describe);
+        assert_eq!(declared, names.described.into_inner().unwrap());
+    }
+}
