@@ -1,5 +1,6 @@
 //! A supervisor for AI agents: one actor per session, one event log per session.
 
+pub mod admission;
 pub mod chunk;
 pub mod clock;
 pub mod context;
@@ -9,8 +10,10 @@ pub mod id;
 pub mod metric;
 pub mod model;
 pub mod restart;
+pub mod session;
 pub mod settings;
 pub mod stop;
 pub mod store;
+pub mod subscriber;
 pub mod tool;
 pub mod turn;
