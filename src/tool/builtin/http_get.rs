@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, ClientBuilder, Response, Url};
 use serde_json::{Value, json};
 
 use crate::tool::builtin::address::is_global;
@@ -50,7 +50,12 @@ impl HttpGet {
     /// # Errors
     /// The HTTP client cannot be made, for example because TLS has no roots to trust.
     pub fn new(spec: ToolSpec, reach: Reach) -> Result<Self, String> {
-        let client = Client::builder()
+        Self::with(Client::builder(), spec, reach)
+    }
+
+    /// The tool over a client that tests have prepared.
+    fn with(client: ClientBuilder, spec: ToolSpec, reach: Reach) -> Result<Self, String> {
+        let client = client
             .no_proxy()
             .referer(false)
             .user_agent(concat!("impresario/", env!("CARGO_PKG_VERSION")))
@@ -270,6 +275,82 @@ fn reason(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use crate::event::EffectClass;
+    use crate::model::ToolDefinition;
+    use crate::restart::RestartPolicy;
+    use crate::tool::OutputSink;
+
+    fn spec() -> ToolSpec {
+        ToolSpec {
+            definition: ToolDefinition {
+                name: "http_get".to_owned(),
+                description: String::new(),
+                parameters: HttpGet::parameters(),
+            },
+            effect: EffectClass::Pure,
+            timeout: Duration::from_secs(20),
+            restart: RestartPolicy::default(),
+            max_output_bytes: 1_000,
+        }
+    }
+
+    /// Asks `public.example`, a name that stands for a server of this test, which gives `answer`.
+    async fn ask_public(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Client::builder().resolve("public.example", address);
+        let tool = HttpGet::with(client, spec(), Reach::Public).unwrap();
+        let call = tool.call(Invocation {
+            arguments: json!({"url": "http://public.example/"}),
+            idempotency_key: String::new(),
+            attempt: 1,
+            output: OutputSink::none(),
+        });
+        let serve = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let _read = socket.read(&mut [0; 4096]).await.unwrap();
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(call, serve);
+        answer.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_redirect_to_a_private_address_or_name_is_refused() {
+        let table = [
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://10.0.0.1/\r\n\r\n",
+                "10.0.0.1 is",
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://[::1]/\r\n\r\n",
+                "::1 is",
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://localhost/\r\n\r\n",
+                "the name localhost leads to",
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://8.8.8.8:22/\r\n\r\n",
+                "port 22",
+            ),
+        ];
+        for (answer, expected) in table {
+            let refused = ask_public(answer).await;
+            assert!(refused.contains(expected), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_a_private_address_is_refused_even_if_the_name_looked_public() {
+        let refused = ask_public("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+        assert!(refused.contains("127.0.0.1 is a private"), "{refused}");
+    }
 
     #[test]
     fn every_spelling_of_a_private_address_is_refused() {

@@ -91,7 +91,7 @@ fn unknown(zones: &TimeZoneDatabase, name: &str) -> String {
         .map(|zone| zone.as_str().to_owned())
         .max_by(|a, b| nearness(&wanted, a).total_cmp(&nearness(&wanted, b)));
     let hint = nearest.map_or_else(String::new, |zone| format!("; did you mean {zone}?"));
-    format!("there is no time zone named {name:?}{hint} IANA names look like Europe/Berlin")
+    format!("there is no time zone named {name:?}{hint} (names look like Europe/Berlin)")
 }
 
 /// How near a zone's name comes to what was wanted; a city alone counts as well.
