@@ -3,6 +3,7 @@
 //! Called by the session's model worker. A model never retries, never runs a tool and never
 //! touches a log.
 
+pub mod offline;
 pub mod rules;
 pub mod scripted;
 pub mod watch;
