@@ -3,7 +3,9 @@
 //! Called by the session's model worker. A model never retries, never runs a tool and never
 //! touches a log.
 
+mod build;
 pub mod offline;
+pub mod provider;
 pub mod rules;
 pub mod scripted;
 pub mod watch;
@@ -16,6 +18,8 @@ use crate::event::{FinishReason, RequestedCall, Usage};
 use futures_util::stream::BoxStream;
 
 pub use crate::context::{Message, ToolDefinition};
+
+pub use self::build::{BuildError, build, cost_usd};
 
 /// What a model is asked: the whole conversation and the tools.
 #[derive(Clone, Debug, Default)]

@@ -122,8 +122,15 @@ fn last_turn(messages: &[Message]) -> &[Message] {
         .unwrap_or_default()
 }
 
+/// A call and what came of it.
+struct Reply<'a> {
+    call: &'a RequestedCall,
+    content: &'a str,
+    is_error: bool,
+}
+
 /// Calls with their results, in the order asked.
-fn results(turn: &[Message]) -> Vec<(&RequestedCall, &str, bool)> {
+fn results(turn: &[Message]) -> Vec<Reply<'_>> {
     let mut asked: Vec<&RequestedCall> = Vec::new();
     let mut found = Vec::new();
     for message in turn {
@@ -137,7 +144,11 @@ fn results(turn: &[Message]) -> Vec<(&RequestedCall, &str, bool)> {
                 ..
             } => {
                 if let Some(call) = asked.iter().find(|call| call.id == *call_id) {
-                    found.push((*call, content.as_str(), *is_error));
+                    found.push(Reply {
+                        call,
+                        content: content.trim(),
+                        is_error: *is_error,
+                    });
                 }
             }
         }
@@ -160,23 +171,21 @@ fn calls(wishes: &[Wish], request: &Request) -> Vec<RequestedCall> {
         .collect()
 }
 
-fn report(results: &[(&RequestedCall, &str, bool)]) -> String {
-    let mut words: Vec<String> = results
-        .iter()
-        .map(|(call, content, is_error)| sentence(call, content.trim(), *is_error))
-        .collect();
+fn report(replies: &[Reply<'_>]) -> String {
+    let mut words: Vec<String> = replies.iter().map(sentence).collect();
     words.push(DISCLAIMER.to_owned());
     words.join(" ")
 }
 
-fn sentence(call: &RequestedCall, content: &str, is_error: bool) -> String {
+fn sentence(reply: &Reply<'_>) -> String {
+    let Reply { call, content, .. } = reply;
     let argument = |name: &str| {
         serde_json::from_str::<serde_json::Value>(&call.arguments)
             .ok()
             .and_then(|arguments| arguments.get(name)?.as_str().map(str::to_owned))
             .unwrap_or_default()
     };
-    if is_error {
+    if reply.is_error {
         return format!("The tool `{}` could not help: {content}.", call.tool);
     }
     match call.tool.as_str() {

@@ -260,13 +260,14 @@ impl Play {
 }
 
 fn requested(call: ScriptedCall, number: usize) -> RequestedCall {
+    let arguments = call
+        .arguments
+        .as_str()
+        .map_or_else(|| call.arguments.to_string(), str::to_owned);
     RequestedCall {
         id: CallId(call.id.unwrap_or_else(|| format!("call_{number}"))),
         tool: call.tool,
-        arguments: match call.arguments {
-            serde_json::Value::String(text) => text,
-            value => value.to_string(),
-        },
+        arguments,
         signature: None,
     }
 }

@@ -249,8 +249,14 @@ mod tests {
     #[derive(Debug)]
     struct Played {
         items: Vec<(u64, Result<Piece, ModelError>)>,
-        hangs: bool,
+        at_the_end: AtTheEnd,
         dropped: Arc<AtomicBool>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum AtTheEnd {
+        Hangs,
+        Ends,
     }
 
     struct SetOnDrop(Arc<AtomicBool>);
@@ -271,7 +277,7 @@ mod tests {
                     item
                 }
             });
-            if self.hangs {
+            if self.at_the_end == AtTheEnd::Hangs {
                 items.chain(stream::pending()).boxed()
             } else {
                 items.boxed()
@@ -301,11 +307,11 @@ mod tests {
 
     async fn heard(
         items: Vec<(u64, Result<Piece, ModelError>)>,
-        hangs: bool,
+        at_the_end: AtTheEnd,
     ) -> Vec<Result<Piece, ModelErrorKind>> {
         let model = Played {
             items,
-            hangs,
+            at_the_end,
             dropped: Arc::default(),
         };
         let stream = Watched::new(Arc::new(model), WATCHDOGS).answer(Request::default());
@@ -323,32 +329,29 @@ mod tests {
             Ok(Piece::Text("b".to_owned())),
             Ok(Piece::Done(Answer::default())),
         ];
-        assert_eq!(heard(items, false).await, whole);
+        assert_eq!(heard(items, AtTheEnd::Ends).await, whole);
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_silence_has_its_own_error() {
-        let last = async |items, hangs| heard(items, hangs).await.pop();
+        let last = async |items| heard(items, AtTheEnd::Hangs).await.pop();
         assert_eq!(
-            last(vec![], true).await,
+            last(vec![]).await,
             Some(Err(ModelErrorKind::FirstTokenTimeout))
         );
         assert_eq!(
-            last(vec![(1, text("a"))], true).await,
+            last(vec![(1, text("a"))]).await,
             Some(Err(ModelErrorKind::IdleTimeout))
         );
         let endless: Vec<_> = (0..100).map(|_| (4, text("a"))).collect();
-        assert_eq!(
-            last(endless, true).await,
-            Some(Err(ModelErrorKind::CallTimeout))
-        );
+        assert_eq!(last(endless).await, Some(Err(ModelErrorKind::CallTimeout)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn empty_pieces_count_as_silence_and_progress_does_not() {
         let empty = vec![(4, text("a")), (4, text("")), (4, text("b"))];
         assert_eq!(
-            heard(empty, true).await,
+            heard(empty, AtTheEnd::Hangs).await,
             vec![
                 Ok(Piece::Text("a".to_owned())),
                 Err(ModelErrorKind::IdleTimeout)
@@ -359,13 +362,13 @@ mod tests {
             (4, Ok(Piece::Progress)),
             (4, done()),
         ];
-        assert_eq!(heard(busy, false).await.len(), 3);
+        assert_eq!(heard(busy, AtTheEnd::Ends).await.len(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_without_an_end_is_cut() {
         assert_eq!(
-            heard(vec![(0, text("a"))], false).await,
+            heard(vec![(0, text("a"))], AtTheEnd::Ends).await,
             vec![
                 Ok(Piece::Text("a".to_owned())),
                 Err(ModelErrorKind::CutStream)
@@ -376,12 +379,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_comes_after_the_end_or_an_error() {
         assert_eq!(
-            heard(vec![(0, done()), (0, text("a"))], true).await.len(),
+            heard(vec![(0, done()), (0, text("a"))], AtTheEnd::Hangs)
+                .await
+                .len(),
             1
         );
         let garbage = failed(ModelErrorKind::Garbage);
         assert_eq!(
-            heard(vec![(0, garbage), (0, done())], true).await,
+            heard(vec![(0, garbage), (0, done())], AtTheEnd::Hangs).await,
             vec![Err(ModelErrorKind::Garbage)]
         );
     }
@@ -391,7 +396,7 @@ mod tests {
         let dropped = Arc::<AtomicBool>::default();
         let model = Played {
             items: vec![(1_000, done())],
-            hangs: false,
+            at_the_end: AtTheEnd::Ends,
             dropped: Arc::clone(&dropped),
         };
         let mut stream = Watched::new(Arc::new(model), WATCHDOGS).answer(Request::default());
@@ -403,7 +408,7 @@ mod tests {
     async fn an_answer_without_measure_is_an_error() {
         let items = vec![(0, text(&"x".repeat(MAX_ANSWER_BYTES))), (0, text("x"))];
         assert_eq!(
-            heard(items, true).await.pop(),
+            heard(items, AtTheEnd::Hangs).await.pop(),
             Some(Err(ModelErrorKind::Garbage))
         );
     }
