@@ -10,6 +10,7 @@ pub mod id;
 pub mod metric;
 pub mod model;
 pub mod restart;
+pub mod root;
 pub mod session;
 pub mod settings;
 pub mod stop;

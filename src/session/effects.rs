@@ -43,13 +43,8 @@ impl State {
         if self.turn.running_turn().is_none() && matches!(self.turn_place, TurnPlace::Held { .. }) {
             self.turn_place = TurnPlace::None;
         }
-        if self.recover.is_some() {
+        if self.turn.is_quarantined() || !self.recovered() {
             self.stop_all_but(&[]);
-            if self.turn.running_turn().is_some() && !self.turn.is_quarantined() {
-                self.ask_for_place();
-            } else {
-                self.recover = None;
-            }
             return Ok(());
         }
         let mut owed = self.turn.owed();
@@ -68,6 +63,17 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What the log says is running is not, when the session was just rebuilt: the turn goes on
+    /// only after that was recorded, and when there is a place for it.
+    fn recovered(&mut self) -> bool {
+        if self.recover.is_some() && self.turn.running_turn().is_some() {
+            self.ask_for_place();
+        } else {
+            self.recover = None;
+        }
+        self.recover.is_none()
     }
 
     fn stop_all_but(&mut self, owed: &[Owed]) {
@@ -93,7 +99,7 @@ impl State {
 
     /// A place among the running turns: at once when one is free, else when it is our turn.
     fn ask_for_place(&mut self) {
-        if !matches!(self.turn_place, TurnPlace::None) {
+        if !matches!(self.turn_place, TurnPlace::None) || !self.shared.phase.begins_turns() {
             return;
         }
         let lane = self.shared.lanes.running_turns.clone();
@@ -114,6 +120,9 @@ impl State {
     /// There is a place: the turn begins, or goes on.
     pub(super) fn placed(&mut self, place: Place) {
         self.turn_place = TurnPlace::None;
+        if !self.shared.phase.begins_turns() {
+            return;
+        }
         let input = match self.recover.take() {
             Some(reason) => Input::Recover {
                 reason: reason.to_owned(),

@@ -1,6 +1,5 @@
 //! The only way to talk to a session. Every call has a deadline.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::rpc::CallResult;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
@@ -32,6 +33,39 @@ pub struct Shared {
     pub settings: SessionSettings,
     /// How much may happen at once.
     pub limits: LimitSettings,
+    /// Whether the company is open.
+    pub phase: Phase,
+}
+
+/// Whether the company is open. Only ever moves on.
+#[derive(Debug, Default)]
+pub struct Phase(AtomicU8);
+
+const DRAINING: u8 = 1;
+const STOPPING: u8 = 2;
+
+impl Phase {
+    /// No new work and no new turns; turns that run go on.
+    pub fn drain(&self) {
+        self.0.fetch_max(DRAINING, Ordering::SeqCst);
+    }
+
+    /// Nothing goes on any more.
+    pub fn stop(&self) {
+        self.0.fetch_max(STOPPING, Ordering::SeqCst);
+    }
+
+    /// Whether new work is taken and new turns begin.
+    #[must_use]
+    pub fn begins_turns(&self) -> bool {
+        self.0.load(Ordering::SeqCst) < DRAINING
+    }
+
+    /// Whether sessions may live.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.load(Ordering::SeqCst) >= STOPPING
+    }
 }
 
 /// A named profile, ready to work.
@@ -100,16 +134,18 @@ impl Lanes {
         }
     }
 
-    /// Every lane, for the metrics.
-    #[must_use]
-    pub fn all(&self) -> [&Lane; 5] {
-        [
-            &self.live_sessions,
-            &self.running_turns,
-            &self.model_calls,
-            &self.tool_workers,
-            &self.queued_inputs,
-        ]
+    /// Tells the metrics how many wait before each lane.
+    pub fn report(&self) {
+        let lanes = [
+            (metric::Lane::LiveSessions, &self.live_sessions),
+            (metric::Lane::RunningTurns, &self.running_turns),
+            (metric::Lane::ModelCalls, &self.model_calls),
+            (metric::Lane::ToolWorkers, &self.tool_workers),
+            (metric::Lane::QueuedInputs, &self.queued_inputs),
+        ];
+        for (lane, places) in lanes {
+            metric::queue_depth(lane, places.gauge().waiting);
+        }
     }
 }
 

@@ -243,6 +243,5 @@ fn cut(mut text: String, tool: &dyn Tool) -> String {
         .find(|end| text.is_char_boundary(*end))
         .unwrap_or(0);
     text.truncate(end);
-    text.push_str(&format!("\n[cut: {end} of {whole} bytes shown]"));
-    text
+    text + &format!("\n[cut: {end} of {whole} bytes shown]")
 }

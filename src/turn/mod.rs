@@ -21,7 +21,7 @@ use crate::id::{Seq, TurnId};
 mod decide;
 mod keys;
 
-pub use decide::{Input, Refusal, Rules};
+pub use decide::{Input, ModelFailure, Refusal, Rules, ToolDeath};
 use keys::Keys;
 
 /// Where a session stands after some event.
