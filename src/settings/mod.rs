@@ -1,7 +1,12 @@
 //! The shape of the settings: plain data, one struct per section, defaults in `Default`.
-//! `config/default.toml` documents every key; `settings::load` reads the layers.
+//! `config/default.toml` documents every key; [`load`] reads the layers.
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
+
+mod environment;
+mod load;
+mod paths;
+mod problems;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,6 +14,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::event::EffectClass;
+
+pub use environment::Environment;
+pub(crate) use load::nearest;
+pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
+pub use paths::NoHome;
+pub use problems::Problem;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -112,8 +123,8 @@ pub struct StreamSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlSettings {
-    /// The socket; empty for `$XDG_RUNTIME_DIR/impresario/control.sock`, or `control.sock` in the
-    /// data directory.
+    /// The socket; empty for `control.sock` in a data directory that was chosen, else
+    /// `$XDG_RUNTIME_DIR/impresario/control.sock`, else `control.sock` in the data directory.
     pub socket: PathBuf,
     /// The longest line that is read or written, bytes.
     pub max_frame_bytes: usize,

@@ -1,0 +1,266 @@
+//! Settings are read from their layers, and everything wrong with them is said at once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers outside #[test] functions may unwrap too"
+)]
+
+use std::path::PathBuf;
+
+use impresario::settings::{
+    AgentSettings, DEFAULTS, Environment, Layers, LoadError, ModelSettings, Problem, Settings,
+    ToolSettings, load,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+fn read(
+    file: &str,
+    variables: &[(&str, &str)],
+    flags: &[(&str, &str)],
+) -> Result<Settings, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("settings.toml");
+    std::fs::write(&path, file).unwrap();
+    let layers = Layers {
+        file: Some(path),
+        flags: flags
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    load(&layers, &variables.iter().copied().collect())
+        .map(|loaded| loaded.settings)
+        .map_err(|error| {
+            error
+                .to_string()
+                .replace(&directory.path().display().to_string(), "DIR")
+        })
+}
+
+fn problems(file: &str) -> Vec<Problem> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("settings.toml");
+    std::fs::write(&path, file).unwrap();
+    let layers = Layers {
+        file: Some(path),
+        flags: Vec::new(),
+    };
+    match load(&layers, &Environment::default()) {
+        Err(LoadError::Problems(problems)) => problems,
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+fn keys_of(section: &impl Serialize) -> Vec<String> {
+    match serde_json::to_value(section).unwrap() {
+        Value::Object(fields) => fields.into_iter().map(|(key, _)| key).collect(),
+        other => panic!("not a table: {other}"),
+    }
+}
+
+#[test]
+fn the_built_in_file_says_the_defaults_and_brings_a_company_that_needs_no_network() {
+    let built_in = read("", &[], &[]).unwrap();
+    let plain = Settings {
+        models: Default::default(),
+        tools: Default::default(),
+        agents: Default::default(),
+        ..built_in.clone()
+    };
+    assert_eq!(plain, Settings::default());
+    assert_eq!(built_in.models["offline"], ModelSettings::default());
+    assert_eq!(
+        built_in.tools.keys().collect::<Vec<_>>(),
+        ["calc", "http_get", "time", "wait"]
+    );
+    for tool in built_in.tools.values() {
+        assert_eq!(*tool, ToolSettings::default());
+    }
+    let assistant = &built_in.agents["assistant"];
+    assert_eq!(assistant.model, "offline");
+    assert_eq!(assistant.tools, ["time", "calc", "wait"]);
+    assert!(!assistant.system.is_empty());
+}
+
+#[test]
+fn every_key_is_in_the_built_in_file() {
+    let mut keys = Vec::new();
+    let Value::Object(sections) = serde_json::to_value(Settings::default()).unwrap() else {
+        panic!("settings are a table");
+    };
+    for (section, fields) in sections {
+        if let Value::Object(fields) = fields {
+            keys.extend(fields.into_iter().map(|(key, _)| (section.clone(), key)));
+        }
+    }
+    keys.extend(
+        keys_of(&ModelSettings::default())
+            .into_iter()
+            .map(|k| ("models.".into(), k)),
+    );
+    keys.extend(
+        keys_of(&ToolSettings::default())
+            .into_iter()
+            .map(|k| ("tools.".into(), k)),
+    );
+    keys.extend(
+        keys_of(&AgentSettings::default())
+            .into_iter()
+            .map(|k| ("agents.".into(), k)),
+    );
+    for (section, key) in keys {
+        let (_, after) = DEFAULTS
+            .split_once(&format!("\n[{section}"))
+            .unwrap_or_else(|| panic!("[{section}] is not documented"));
+        let body = after.split_once("\n[").map_or(after, |(body, _)| body);
+        let documented = body.lines().any(|line| {
+            line.trim_start_matches("# ")
+                .strip_prefix(&key)
+                .is_some_and(|rest| rest.starts_with(" = "))
+        });
+        assert!(documented, "{section} {key} is not documented");
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_which_wins_over_the_file() {
+    let file = "[limits]\nlive_sessions = 1\nrunning_turns = 1\nmodel_calls = 1";
+    let variables = [
+        ("IMPRESARIO__LIMITS__RUNNING_TURNS", "2"),
+        ("IMPRESARIO__LIMITS__MODEL_CALLS", "2"),
+    ];
+    let limits = read(file, &variables, &[("limits.model_calls", "3")])
+        .unwrap()
+        .limits;
+    assert_eq!(
+        (
+            limits.live_sessions,
+            limits.running_turns,
+            limits.model_calls
+        ),
+        (1, 2, 3)
+    );
+}
+
+#[test]
+fn a_variable_may_hold_text_that_looks_like_a_number_and_lists() {
+    let variables = [
+        ("IMPRESARIO__MODELS__OFFLINE__MODEL", "007"),
+        ("IMPRESARIO__AGENTS__ASSISTANT__TOOLS", "calc, time"),
+        ("IMPRESARIO__METRICS__ENABLED", "false"),
+        ("IMPRESARIO_OTHER", "not ours"),
+    ];
+    let settings = read("", &variables, &[]).unwrap();
+    assert_eq!(settings.models["offline"].model, "007");
+    assert_eq!(settings.agents["assistant"].tools, ["calc", "time"]);
+    assert!(!settings.metrics.enabled);
+}
+
+#[test]
+fn every_fault_is_said_at_once_with_its_key_and_its_origin() {
+    let file = r#"
+        [limits]
+        live_sesions = 3
+        model_calls = "many"
+        tool_workers = 0
+        [sesions]
+        max_steps = 1
+        [models.big]
+        provider = "openai"
+        idle_timeout_ms = 700000
+        [models.big.prices]
+        inptu = 1.0
+        [tools.Shout]
+        kind = "command"
+        description = "shouts"
+        [tools.clac]
+        [agents.a]
+        model = "offlin"
+        tools = ["tme"]
+    "#;
+    let variables = [("IMPRESARIO__STOP__GRACE_MS", "soon")];
+    let said = read(file, &variables, &[("store.cache_mb", "-1")]).unwrap_err();
+    let expected = [
+        "agents.a.model: there is no 'offlin'; did you mean 'offline'? (from DIR/settings.toml)",
+        "agents.a.tools: there is no 'tme'; did you mean 'time'? (from DIR/settings.toml)",
+        "limits.live_sesions: there is no such key; did you mean limits.live_sessions? (from DIR/settings.toml)",
+        "limits.model_calls: invalid type: string \"many\", expected usize (from DIR/settings.toml)",
+        "limits.tool_workers: 0 is too small; at least 1 (from DIR/settings.toml)",
+        "models.big.call_timeout_ms: 600000 is less than models.big.idle_timeout_ms (700000) (from DIR/settings.toml)",
+        "models.big.model: the provider's name for the model is missing",
+        "models.big.prices.inptu: there is no such key; did you mean models.big.prices.input? (from DIR/settings.toml)",
+        "sesions: there is no such key; did you mean sessions? (from DIR/settings.toml)",
+        "stop.grace_ms: invalid type: string \"soon\", expected u64 (from the environment variable IMPRESARIO__STOP__GRACE_MS)",
+        "store.cache_mb: invalid value: integer `-1`, expected u64 (from a flag)",
+        "tools.Shout: a name has 1 to 64 of the characters a-z 0-9 _ -",
+        "tools.Shout.command: a tool of kind \"command\" needs the program and its arguments",
+        "tools.clac.kind: no tool 'clac' is built in",
+    ];
+    for one in expected {
+        assert!(said.contains(one), "missing: {one}\nin:\n{said}");
+    }
+    assert_eq!(said.lines().count(), expected.len() + 1, "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_toml_says_where() {
+    let said = read("[limits]\nlive_sessions = = 3", &[], &[]).unwrap_err();
+    assert!(
+        said.contains("line 2") && said.contains("settings.toml"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let named = Layers {
+        file: Some(PathBuf::from("/nowhere/settings.toml")),
+        flags: Vec::new(),
+    };
+    let said = load(&named, &Environment::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("/nowhere/settings.toml") && said.contains("--config"),
+        "{said}"
+    );
+    let environment = Environment::from_iter([("IMPRESARIO_CONFIG", "/nowhere/else.toml")]);
+    let said = load(&Layers::default(), &environment)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("/nowhere/else.toml") && said.contains("IMPRESARIO_CONFIG"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_users_file_is_found_in_the_configuration_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("impresario/config.toml");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "[stop]\ngrace_ms = 5").unwrap();
+    let home = directory.path().display().to_string();
+    let loaded = load(
+        &Layers::default(),
+        &Environment::from_iter([("XDG_CONFIG_HOME", home)]),
+    );
+    let loaded = loaded.unwrap();
+    assert_eq!(loaded.settings.stop.grace_ms, 5);
+    assert_eq!(loaded.file, Some(file));
+}
+
+#[test]
+fn a_key_that_is_no_key_is_said_and_takes_no_memory() {
+    let said = read("", &[], &[("a[99999999999]", "1")]).unwrap_err();
+    assert!(said.contains("a[99999999999]: this is not a key"), "{said}");
+}
+
+#[test]
+fn a_whole_number_is_not_rounded_from_a_fraction_nor_made_from_a_truth_value() {
+    let found = problems("[limits]\nlive_sessions = 1.5\nmodel_calls = true");
+    let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["limits.live_sessions", "limits.model_calls"]);
+}
