@@ -5,7 +5,7 @@
 //! snapshot.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,18 +16,24 @@ use crate::event::EffectClass;
 use crate::model::ToolDefinition;
 use crate::restart::{Backoff, RestartPolicy};
 use crate::settings::{ToolKind, ToolSettings};
+use crate::tool::builtin::NAMES;
 use crate::tool::builtin::calc::Calc;
 use crate::tool::builtin::http_get::{HttpGet, Reach};
 use crate::tool::builtin::time::Time;
 use crate::tool::builtin::wait::Wait;
-use crate::tool::builtin::{self};
 use crate::tool::check::Checker;
-use crate::tool::{Tool, ToolSpec};
+use crate::tool::command::CommandTool;
+use crate::tool::process::Program;
+use crate::tool::process::plan::Limits;
+use crate::tool::{Tool, ToolSpec, shim};
+
+/// Where programs are looked for when the environment does not say.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// What tools need to know of the place where they run.
 #[derive(Clone, Debug, Default)]
 pub struct ToolEnvironment {
-    /// The data directory; a command tool without a `workdir` works in `tools/NAME` below it.
+    /// The data directory; a command tool without a `workdir` works in `tools/NAME/work` below it.
     pub data: PathBuf,
     /// A program whose `main` begins with [`crate::tool::shim::run_if_asked`]; command tools are
     /// started through it. `None` takes the running program.
@@ -89,18 +95,14 @@ pub enum BuildError {
 pub fn build(
     name: &str,
     settings: &ToolSettings,
-    _env: &ToolEnvironment,
+    env: &ToolEnvironment,
 ) -> Result<Arc<dyn Tool>, BuildError> {
     if !is_name(name) {
         return Err(BuildError::Name(name.to_owned()));
     }
     match settings.kind {
         ToolKind::Builtin => builtin(name, settings),
-        ToolKind::Command => Err(BuildError::Setting {
-            name: name.to_owned(),
-            key: "kind",
-            fault: "`command` is not built into this program".to_owned(),
-        }),
+        ToolKind::Command => command(name, settings, env),
     }
 }
 
@@ -159,9 +161,130 @@ fn http_get(spec: ToolSpec, settings: &ToolSettings) -> Result<Arc<dyn Tool>, Bu
     }
 }
 
+/// Makes a command tool.
+fn command(
+    name: &str,
+    settings: &ToolSettings,
+    env: &ToolEnvironment,
+) -> Result<Arc<dyn Tool>, BuildError> {
+    let parameters = schema(name, settings)?;
+    let program = program(name, settings, env)?;
+    let definition = ToolDefinition {
+        name: name.to_owned(),
+        description: String::new(),
+        parameters,
+    };
+    let spec = spec(settings, definition, EffectClass::AtMostOnce);
+    Ok(Arc::new(CommandTool::new(spec, program)))
+}
+
+/// What a command tool runs, and where.
+fn program(
+    name: &str,
+    settings: &ToolSettings,
+    env: &ToolEnvironment,
+) -> Result<Program, BuildError> {
+    let fault = |key, fault: &str| BuildError::Setting {
+        name: name.to_owned(),
+        key,
+        fault: fault.to_owned(),
+    };
+    let first = settings.command.first().filter(|first| !first.is_empty());
+    let first = first.ok_or_else(|| {
+        fault(
+            "command",
+            "must name a program: [\"/usr/bin/python3\", \"tool.py\"]",
+        )
+    })?;
+    let is_relative = first.contains('/') && !first.starts_with('/');
+    let owns_workdir = settings.workdir.as_os_str().is_empty();
+    if is_relative && owns_workdir {
+        return Err(fault(
+            "command",
+            "the program's path is relative; make it absolute, or set `workdir`, which it is then relative to",
+        ));
+    }
+    if env.shim.is_none() && !shim::is_able() {
+        return Err(BuildError::Parts {
+            name: name.to_owned(),
+            fault: "this program cannot start command tools: call impresario::tool::shim::run_if_asked() first in main, or name a shim".to_owned(),
+        });
+    }
+    let own = absolute(&env.data)
+        .map_err(|error| fault("workdir", &error))?
+        .join("tools")
+        .join(name);
+    let workdir = if owns_workdir {
+        own.join("work")
+    } else {
+        absolute(&settings.workdir).map_err(|error| fault("workdir", &error))?
+    };
+    let temporary = own.join("tmp");
+    Ok(Program {
+        name: name.to_owned(),
+        argv: settings.command.clone(),
+        environment: environment(name, settings, env, [&workdir, &temporary])?,
+        workdir,
+        owns_workdir,
+        temporary,
+        shim: env.shim.clone(),
+        grace: Duration::from_millis(settings.grace_ms),
+        limits: limits(settings),
+        max_output_bytes: settings.max_output_bytes,
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{} is not usable: {error}", path.display()))
+}
+
+fn limits(settings: &ToolSettings) -> Limits {
+    let bytes = |mb: u64| mb.saturating_mul(1 << 20);
+    Limits {
+        memory: settings.max_memory_mb.map(bytes),
+        cpu_s: settings.max_cpu_s,
+        open_files: settings.max_open_files,
+        file: settings.max_file_mb.map(bytes),
+    }
+}
+
+/// All variables that a command tool sees: a few that programs need, those on the list, those
+/// that are set. Nothing else is handed through.
+fn environment(
+    name: &str,
+    settings: &ToolSettings,
+    env: &ToolEnvironment,
+    [workdir, temporary]: [&PathBuf; 2],
+) -> Result<Vec<(String, String)>, BuildError> {
+    let mut built = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    let named = ["PATH", "LANG", "TZ"].into_iter();
+    for key in named.chain(settings.env.iter().map(String::as_str)) {
+        if let Some(value) = env.variables.get(key) {
+            built.insert(key.to_owned(), value.clone());
+        }
+    }
+    built.insert("HOME".to_owned(), workdir.display().to_string());
+    built.insert("TMPDIR".to_owned(), temporary.display().to_string());
+    built.extend(settings.set_env.clone());
+    let is_bad = |(key, value): &(&String, &String)| {
+        key.is_empty() || key.contains(['=', '\0']) || value.contains('\0')
+    };
+    if let Some((key, _)) = built.iter().find(is_bad) {
+        return Err(BuildError::Setting {
+            name: name.to_owned(),
+            key: "set_env",
+            fault: format!("{key:?} is no name of a variable, or its value holds a NUL"),
+        });
+    }
+    Ok(built.into_iter().collect())
+}
+
 /// The builtin tool whose name comes nearest.
 fn nearest(name: &str) -> &'static str {
-    builtin::NAMES
+    NAMES
         .into_iter()
         .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)))
         .unwrap_or("time")
@@ -189,7 +312,6 @@ fn spec(settings: &ToolSettings, mut own: ToolDefinition, effect: EffectClass) -
 }
 
 /// The schema that settings give; an object with anything in it when they give none.
-#[expect(dead_code, reason = "command tools bring their own schema")]
 fn schema(name: &str, settings: &ToolSettings) -> Result<Value, BuildError> {
     let fault = |fault: String| BuildError::Schema {
         name: name.to_owned(),
@@ -217,7 +339,7 @@ mod tests {
 
     #[test]
     fn every_builtin_tool_is_made_and_pure_and_closed_to_unknown_arguments() {
-        for name in builtin::NAMES {
+        for name in NAMES {
             let tool = made(name).unwrap();
             let spec = tool.spec();
             assert_eq!(spec.definition.name, name);
@@ -269,5 +391,76 @@ mod tests {
         assert_eq!(spec.effect, EffectClass::Idempotent);
         assert_eq!(spec.timeout, Duration::from_millis(7));
         assert_eq!(spec.max_output_bytes, 9);
+    }
+
+    fn refused(settings: ToolSettings) -> String {
+        let env = ToolEnvironment {
+            shim: Some(PathBuf::from("/bin/true")),
+            data: PathBuf::from("/data"),
+            ..ToolEnvironment::default()
+        };
+        let settings = ToolSettings {
+            kind: ToolKind::Command,
+            ..settings
+        };
+        build("mine", &settings, &env).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_of_a_command_that_cannot_work_are_refused_with_their_key() {
+        let run = |program: &str| vec![program.to_owned()];
+        let table = [
+            (ToolSettings::default(), "tools.mine.command: must name"),
+            (
+                ToolSettings {
+                    command: run("./tool.sh"),
+                    ..ToolSettings::default()
+                },
+                "tools.mine.command: the program's path is relative",
+            ),
+            (
+                ToolSettings {
+                    command: run("/bin/true"),
+                    parameters: Some(json!({"type": "string"})),
+                    ..ToolSettings::default()
+                },
+                "tools.mine.parameters: must be",
+            ),
+            (
+                ToolSettings {
+                    command: run("/bin/true"),
+                    parameters: Some(json!({"type": "object", "properties": {"a": {"type": 3}}})),
+                    ..ToolSettings::default()
+                },
+                "tools.mine.parameters: the schema",
+            ),
+            (
+                ToolSettings {
+                    command: run("/bin/true"),
+                    set_env: BTreeMap::from([("A=B".to_owned(), String::new())]),
+                    ..ToolSettings::default()
+                },
+                "tools.mine.set_env: \"A=B\"",
+            ),
+        ];
+        for (settings, expected) in table {
+            let error = refused(settings);
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_its_own_shim_makes_no_command_tools() {
+        let settings = ToolSettings {
+            kind: ToolKind::Command,
+            command: vec!["/bin/true".to_owned()],
+            ..ToolSettings::default()
+        };
+        let env = ToolEnvironment {
+            data: PathBuf::from("/data"),
+            ..ToolEnvironment::default()
+        };
+        let error = build("mine", &settings, &env).unwrap_err().to_string();
+        assert!(error.contains("run_if_asked"), "{error}");
     }
 }

@@ -6,6 +6,9 @@
 pub mod build;
 pub mod builtin;
 pub mod check;
+pub mod command;
+mod process;
+pub mod shim;
 
 use std::collections::BTreeMap;
 use std::fmt;
