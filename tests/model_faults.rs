@@ -27,7 +27,7 @@ use impresario::settings::{ModelSettings, Provider};
 use secrecy::SecretString;
 
 use crate::llm_server::{
-    Act, CHUNKED, OPEN_ENDED, Server, Sight, begun, chunks, refused, streamed,
+    Act, CHUNKED, OPEN_ENDED, Server, Sight, begun, byte_by_byte, chunks, refused, streamed,
 };
 use crate::wires::{ANTHROPIC, OPENAI, REASONING, TEXT, Wire};
 
@@ -144,9 +144,8 @@ async fn a_whole_answer_is_heard_whole() {
 #[tokio::test]
 async fn characters_and_lines_may_be_split_anywhere() {
     for wire in [OPENAI, ANTHROPIC] {
-        let head = Act::Send(OPEN_ENDED.as_bytes().to_vec());
-        let body = Act::Dribble(wire.whole.as_bytes().to_vec());
-        assert_eq!(hear(&wire, vec![head, body]).await, whole());
+        let heard = hear(&wire, vec![Act::Send(byte_by_byte(wire.whole))]).await;
+        assert_eq!(heard, whole());
     }
 }
 
@@ -164,12 +163,21 @@ async fn lines_may_end_with_carriage_return_and_line_feed() {
 async fn a_split_line_end_never_loses_words() {
     for wire in [OPENAI, ANTHROPIC] {
         let body = wire.whole.replace('\n', "\r\n");
-        let head = Act::Send(OPEN_ENDED.as_bytes().to_vec());
-        let heard = hear(&wire, vec![head, Act::Dribble(body.into_bytes())]).await;
-        if heard.end.is_ok() {
-            assert_eq!(heard, whole());
-        } else {
-            assert_eq!(heard.kind(), ModelErrorKind::Garbage);
+        let ends = body.match_indices("\r\n").map(|(at, _)| at + 1);
+        for at in ends {
+            let (head, tail) = body.as_bytes().split_at(at);
+            let raw = [
+                CHUNKED.as_bytes(),
+                &chunks(head, head.len()),
+                &chunks(tail, tail.len()),
+                b"0\r\n\r\n",
+            ];
+            let heard = hear(&wire, vec![Act::Send(raw.concat())]).await;
+            if heard.end.is_ok() {
+                assert_eq!(heard, whole(), "split at {at}");
+            } else {
+                assert_eq!(heard.kind(), ModelErrorKind::Garbage, "split at {at}");
+            }
         }
     }
 }

@@ -207,15 +207,16 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Piece, ModelError> {
         loop {
-            let event = match self.stream.next().await {
+            let event = self.stream.next().await;
+            if let Some(defect) = self.frames.defect() {
+                return Err(garbage(defect));
+            }
+            let event = match event {
                 Some(Ok(event)) => event,
                 // Whatever the library would still give after an error is not to be trusted.
                 Some(Err(error)) => return Err(model_error(&error)),
                 None => return Err(cut("the stream ended before the answer did")),
             };
-            if let Some(defect) = self.frames.defect() {
-                return Err(garbage(defect));
-            }
             match event {
                 ChatStreamEvent::Start | ChatStreamEvent::Heartbeat => {}
                 ChatStreamEvent::Chunk(chunk) if chunk.content.is_empty() => {}
