@@ -12,7 +12,7 @@ mod llm_server;
 #[path = "support/wires.rs"]
 mod wires;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -283,6 +283,49 @@ async fn each_status_has_its_kind_and_is_asked_once() {
             assert_eq!(server.requests().len(), 1, "{status}");
         }
     }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_errors_do_not_get_into_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    tracing::info!("the log works");
+    for wire in [OPENAI, ANTHROPIC] {
+        let refusal = refused("500 Internal Server Error", "", "{\"you\": \"secret\"}");
+        let error_event = streamed(&[wire.beginning, wire.overloaded].concat());
+        for answer in [refusal, error_event] {
+            let heard = hear(&wire, vec![Act::Send(answer)]).await;
+            assert_eq!(heard.kind(), ModelErrorKind::Overloaded);
+        }
+    }
+    assert!(log.text().contains("the log works"), "{}", log.text());
+    assert!(!log.text().contains("secret"), "{}", log.text());
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ use genai::chat::{ChatStream, ChatStreamEvent, StopReason, StreamEnd};
 use genai::resolver::{AuthData, Endpoint};
 use genai::{Client, ModelIden, ServiceTarget};
 use secrecy::{ExposeSecret, SecretString};
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
 use crate::clock::SystemClock;
 use crate::event::{FinishReason, RequestedCall, Usage};
@@ -207,7 +209,8 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Piece, ModelError> {
         loop {
-            let event = self.stream.next().await;
+            // The library logs bodies of errors, and those may repeat what was asked, or a key.
+            let event = self.stream.next().with_subscriber(Dispatch::none()).await;
             if let Some(defect) = self.frames.defect() {
                 return Err(garbage(defect));
             }
