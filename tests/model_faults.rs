@@ -12,7 +12,7 @@ mod llm_server;
 #[path = "support/wires.rs"]
 mod wires;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -27,7 +27,7 @@ use impresario::settings::{ModelSettings, Provider};
 use secrecy::SecretString;
 
 use crate::llm_server::{
-    Act, CHUNKED, OPEN_ENDED, Server, Sight, begun, chunks, refused, streamed,
+    Act, CHUNKED, OPEN_ENDED, Server, Sight, begun, byte_by_byte, chunks, refused, streamed,
 };
 use crate::wires::{ANTHROPIC, OPENAI, REASONING, TEXT, Wire};
 
@@ -144,9 +144,8 @@ async fn a_whole_answer_is_heard_whole() {
 #[tokio::test]
 async fn characters_and_lines_may_be_split_anywhere() {
     for wire in [OPENAI, ANTHROPIC] {
-        let head = Act::Send(OPEN_ENDED.as_bytes().to_vec());
-        let body = Act::Dribble(wire.whole.as_bytes().to_vec());
-        assert_eq!(hear(&wire, vec![head, body]).await, whole());
+        let heard = hear(&wire, vec![Act::Send(byte_by_byte(wire.whole))]).await;
+        assert_eq!(heard, whole());
     }
 }
 
@@ -164,12 +163,21 @@ async fn lines_may_end_with_carriage_return_and_line_feed() {
 async fn a_split_line_end_never_loses_words() {
     for wire in [OPENAI, ANTHROPIC] {
         let body = wire.whole.replace('\n', "\r\n");
-        let head = Act::Send(OPEN_ENDED.as_bytes().to_vec());
-        let heard = hear(&wire, vec![head, Act::Dribble(body.into_bytes())]).await;
-        if heard.end.is_ok() {
-            assert_eq!(heard, whole());
-        } else {
-            assert_eq!(heard.kind(), ModelErrorKind::Garbage);
+        let ends = body.match_indices("\r\n").map(|(at, _)| at + 1);
+        for at in ends {
+            let (head, tail) = body.as_bytes().split_at(at);
+            let raw = [
+                CHUNKED.as_bytes(),
+                &chunks(head, head.len()),
+                &chunks(tail, tail.len()),
+                b"0\r\n\r\n",
+            ];
+            let heard = hear(&wire, vec![Act::Send(raw.concat())]).await;
+            if heard.end.is_ok() {
+                assert_eq!(heard, whole(), "split at {at}");
+            } else {
+                assert_eq!(heard.kind(), ModelErrorKind::Garbage, "split at {at}");
+            }
         }
     }
 }
@@ -275,6 +283,49 @@ async fn each_status_has_its_kind_and_is_asked_once() {
             assert_eq!(server.requests().len(), 1, "{status}");
         }
     }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_errors_do_not_get_into_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    tracing::info!("the log works");
+    for wire in [OPENAI, ANTHROPIC] {
+        let refusal = refused("500 Internal Server Error", "", "{\"you\": \"secret\"}");
+        let error_event = streamed(&[wire.beginning, wire.overloaded].concat());
+        for answer in [refusal, error_event] {
+            let heard = hear(&wire, vec![Act::Send(answer)]).await;
+            assert_eq!(heard.kind(), ModelErrorKind::Overloaded);
+        }
+    }
+    assert!(log.text().contains("the log works"), "{}", log.text());
+    assert!(!log.text().contains("secret"), "{}", log.text());
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ use genai::chat::{ChatStream, ChatStreamEvent, StopReason, StreamEnd};
 use genai::resolver::{AuthData, Endpoint};
 use genai::{Client, ModelIden, ServiceTarget};
 use secrecy::{ExposeSecret, SecretString};
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
 use crate::clock::SystemClock;
 use crate::event::{FinishReason, RequestedCall, Usage};
@@ -207,15 +209,17 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Piece, ModelError> {
         loop {
-            let event = match self.stream.next().await {
+            // The library logs bodies of errors, and those may repeat what was asked, or a key.
+            let event = self.stream.next().with_subscriber(Dispatch::none()).await;
+            if let Some(defect) = self.frames.defect() {
+                return Err(garbage(defect));
+            }
+            let event = match event {
                 Some(Ok(event)) => event,
                 // Whatever the library would still give after an error is not to be trusted.
                 Some(Err(error)) => return Err(model_error(&error)),
                 None => return Err(cut("the stream ended before the answer did")),
             };
-            if let Some(defect) = self.frames.defect() {
-                return Err(garbage(defect));
-            }
             match event {
                 ChatStreamEvent::Start | ChatStreamEvent::Heartbeat => {}
                 ChatStreamEvent::Chunk(chunk) if chunk.content.is_empty() => {}

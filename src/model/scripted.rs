@@ -1,7 +1,7 @@
 //! A model that plays a script: for tests, benches and demonstrations without a key.
 //!
 //! Built by [`crate::model::build`] from a JSON file, or from a [`Script`] in Rust. Never uses the
-//! network. The format is in [`format`](self::format).
+//! network. The format is in [`mod@format`].
 //!
 //! Which answer is played depends on the conversation alone, so that it is the same after a
 //! restart:

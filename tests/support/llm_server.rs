@@ -14,8 +14,6 @@ use tokio::sync::mpsc;
 pub(crate) enum Act {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Sends these bytes one by one, each in a packet of its own.
-    Dribble(Vec<u8>),
     /// Sends these bytes again and again until the client leaves.
     Repeat(Vec<u8>, Duration),
     /// Keeps the connection open until the client leaves.
@@ -120,15 +118,6 @@ where
 async fn perform(socket: &mut TcpStream, act: Act) -> bool {
     match act {
         Act::Send(bytes) => socket.write_all(&bytes).await.is_ok(),
-        Act::Dribble(bytes) => {
-            for byte in bytes {
-                if socket.write_all(&[byte]).await.is_err() {
-                    return false;
-                }
-                tokio::task::yield_now().await;
-            }
-            true
-        }
         Act::Repeat(bytes, pause) => loop {
             let mut scrap = [0; 64];
             tokio::select! {
@@ -201,8 +190,18 @@ pub(crate) fn chunks(body: &[u8], size: usize) -> Vec<u8> {
 
 /// A whole streamed answer.
 pub(crate) fn streamed(body: &str) -> Vec<u8> {
+    in_chunks(body, 64)
+}
+
+/// A whole streamed answer whose every byte is read on its own: HTTP clients hand out chunks one
+/// at a time.
+pub(crate) fn byte_by_byte(body: &str) -> Vec<u8> {
+    in_chunks(body, 1)
+}
+
+fn in_chunks(body: &str, size: usize) -> Vec<u8> {
     let mut raw = CHUNKED.as_bytes().to_vec();
-    raw.extend(chunks(body.as_bytes(), 64));
+    raw.extend(chunks(body.as_bytes(), size));
     raw.extend_from_slice(b"0\r\n\r\n");
     raw
 }
