@@ -127,6 +127,13 @@ impl Lane {
         Ok(self.enter().await)
     }
 
+    /// Waits until every place is free at once. Nobody else gets a place while this waits.
+    pub async fn empty(&self) {
+        let all = u32::try_from(self.0.limit).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _all = Arc::clone(&self.0.places).acquire_many_owned(all).await;
+    }
+
     /// How full the lane is.
     #[must_use]
     pub fn gauge(&self) -> Gauge {

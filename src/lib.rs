@@ -1,4 +1,6 @@
 //! A supervisor for AI agents: one actor per session, one event log per session.
+//!
+//! Start with [`Impresario::builder`]; see [`runtime`] for the whole embedding interface.
 
 pub mod admission;
 pub mod chunk;
@@ -11,6 +13,7 @@ pub mod metric;
 pub mod model;
 pub mod restart;
 pub mod root;
+pub mod runtime;
 pub mod session;
 pub mod settings;
 pub mod stop;
@@ -18,3 +21,5 @@ pub mod store;
 pub mod subscriber;
 pub mod tool;
 pub mod turn;
+
+pub use runtime::{Agent, Builder, Impresario, Session, Turn};

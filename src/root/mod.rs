@@ -32,6 +32,12 @@ use crate::subscriber::SubscriberArgs;
 use activate::{Activated, Why};
 pub use handle::RootHandle;
 
+/// Sets a session aside: in its log if that can be read, and beside it in any case. Durable when
+/// this returns.
+pub async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
+    activate::set_aside(shared, id, reason).await
+}
+
 /// What the root can be told. Private: callers hold a [`RootHandle`].
 #[derive(Debug)]
 enum Msg {

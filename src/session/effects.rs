@@ -107,12 +107,12 @@ impl State {
             Ok(place) => self.placed(place),
             Err(_) => {
                 let myself = self.myself.clone();
-                let task = crate::clock::spawn(async move {
+                crate::clock::spawn(async move {
                     let place = lane.enter().await;
                     // A session that is gone gives the place back.
                     let _gone = myself.cast(Msg::Placed(place));
                 });
-                self.turn_place = TurnPlace::Asked(task);
+                self.turn_place = TurnPlace::Asked;
             }
         }
     }

@@ -150,7 +150,7 @@ struct State {
 #[derive(Debug)]
 enum TurnPlace {
     None,
-    Asked(tokio::task::JoinHandle<()>),
+    Asked,
     Held { _place: Place },
 }
 

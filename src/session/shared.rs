@@ -25,6 +25,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// Agents by name.
     pub agents: BTreeMap<String, Arc<Agent>>,
+    /// Models by name.
+    pub models: BTreeMap<String, Arc<ModelEntry>>,
     /// Every tool of the company.
     pub tools: Toolbox,
     /// What may happen at once.
