@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus, SupervisionEvent};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::debug;
 
 use crate::chunk::{Chunk, Cursor, Delta, EndReason, Item};
@@ -97,6 +97,8 @@ pub struct SubscriberArgs {
     pub buffer_bytes: usize,
     /// Where the items go. The subscriber ends when the other side is dropped.
     pub sink: mpsc::Sender<Chunk>,
+    /// Told when the session sends to this reader for the first time.
+    pub attached: Option<oneshot::Sender<()>>,
     /// Where the session is.
     pub source: Arc<dyn Source>,
     /// Where its log is.
@@ -240,6 +242,10 @@ impl State {
             Ok(attached) => attached,
             Err(reason) => return self.end(reason).await,
         };
+        if let Some(waiting) = self.args.attached.take() {
+            // Whoever subscribed may have left already.
+            let _left = waiting.send(());
+        }
         self.read_log(attached.head).await?;
         for delta in attached.in_flight {
             if slow && self.args.on_slow == OnSlow::Boundaries {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Impresario, SessionInfo, Turn, overloaded};
 use crate::chunk::{Chunk, Cursor};
@@ -10,7 +10,7 @@ use crate::event::{SessionCreated, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::session::{Accepted, SessionError, SessionHandle};
-use crate::store::{PageLimit, Stored};
+use crate::store::{PageLimit, StoreError, Stored, Summary};
 use crate::subscriber::{OnSlow, Source, SubscriberArgs};
 use crate::turn;
 
@@ -135,15 +135,28 @@ impl Session {
     /// # Errors
     /// As [`Session::say`] and [`Session::subscribe`].
     pub async fn send(&self, input: impl Into<Input>) -> Result<Turn, Fault> {
+        // The reader comes first, so that it sees the first words as they come.
+        let head = self.summary().await?.head;
+        let stream = self.subscribe_after(head).await?;
         let accepted = self.say(input).await?;
+        if accepted.seq > head {
+            return Ok(Turn::new(accepted, stream));
+        }
         let before = Seq::new(accepted.seq.get().saturating_sub(1));
-        let stream = self
-            .subscribe(Subscription {
-                cursor: Cursor::after(before),
-                ..Subscription::default()
-            })
-            .await?;
-        Ok(Turn::new(accepted, stream))
+        Ok(Turn::new(accepted, self.subscribe_after(before).await?))
+    }
+
+    async fn subscribe_after(&self, seq: Seq) -> Result<ChunkStream, Fault> {
+        self.subscribe(Subscription {
+            cursor: Cursor::after(seq),
+            ..Subscription::default()
+        })
+        .await
+    }
+
+    async fn summary(&self) -> Result<Summary, Fault> {
+        let summary = self.company.0.shared.store.summary(self.id).await?;
+        Ok(summary.ok_or(StoreError::NotFound(self.id))?)
     }
 
     /// Says something. Durable when this returns.
@@ -190,14 +203,13 @@ impl Session {
         })
     }
 
-    /// Reads the session from a cursor on.
+    /// Reads the session from a cursor on. When this returns, the session sends to the stream.
     /// Cancellation: dropping the stream ends the subscriber.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::InvalidParams`] for a cursor beyond the log, [`Code::Draining`].
     pub async fn subscribe(&self, subscription: Subscription) -> Result<ChunkStream, Fault> {
-        let info = self.company.0.shared.store.summary(self.id).await?;
-        let summary = info.ok_or(crate::store::StoreError::NotFound(self.id))?;
+        let summary = self.summary().await?;
         if subscription.cursor.last_event() > summary.head {
             let message = format!(
                 "the cursor is after event {}, and the log ends at {}; is it of another session?",
@@ -207,6 +219,7 @@ impl Session {
             return Err(Fault::new(Code::InvalidParams, message));
         }
         let (sink, stream) = mpsc::channel(SINK);
+        let (attached, is_attached) = oneshot::channel();
         let inner = &self.company.0;
         let buffer_bytes = match subscription.buffer_bytes {
             0 => inner.stream_buffer,
@@ -221,10 +234,13 @@ impl Session {
                 on_slow: subscription.on_slow,
                 buffer_bytes,
                 sink,
+                attached: Some(attached),
                 source,
                 store: Arc::clone(&inner.shared.store),
             })
             .await?;
+        // One that cannot be attached has an end in the stream that says why.
+        let _ended = is_attached.await;
         Ok(ChunkStream(stream))
     }
 
@@ -284,10 +300,8 @@ impl Session {
     /// [`Code::NotFound`], [`Code::Quarantined`] when its log still cannot be read,
     /// [`Code::StoreFailed`].
     pub async fn release(&self, by: Option<String>) -> Result<(), Fault> {
+        self.summary().await?;
         let store = &self.company.0.shared.store;
-        if store.summary(self.id).await?.is_none() {
-            return Err(crate::store::StoreError::NotFound(self.id).into());
-        }
         store.set_quarantine(self.id, None).await?;
         store.forget_recoveries(self.id).await?;
         self.carry_out(turn::Input::Release { by }).await

@@ -3,7 +3,7 @@
 use super::{Accepted, ChunkStream};
 use crate::chunk::{Chunk, Item};
 use crate::event::Fact;
-use crate::id::TurnId;
+use crate::id::{Seq, TurnId};
 
 /// The items from an accepted input to the end of its turn. Dropping it cancels nothing.
 #[derive(Debug)]
@@ -33,14 +33,27 @@ impl Turn {
     /// The next item; `None` after the turn's `turn_finished`, or when the stream ended before.
     /// Cancel-safe.
     pub async fn next(&mut self) -> Option<Chunk> {
-        if self.ended {
-            return None;
+        while !self.ended {
+            let chunk = self.stream.next().await?;
+            if self.begins_at(&chunk.item) < self.accepted.seq {
+                continue;
+            }
+            if let Item::Event(stored) = &chunk.item {
+                self.follow(&stored.event().fact);
+            }
+            return Some(chunk);
         }
-        let chunk = self.stream.next().await?;
-        if let Item::Event(stored) = &chunk.item {
-            self.follow(&stored.event().fact);
+        None
+    }
+
+    /// The event that an item is, or belongs to.
+    fn begins_at(&self, item: &Item) -> Seq {
+        match item {
+            Item::Event(stored) => stored.event().seq,
+            Item::Delta(delta) => delta.of,
+            Item::Reset { of } | Item::Gap { of } => *of,
+            Item::End(_) => self.accepted.seq,
         }
-        Some(chunk)
     }
 
     fn follow(&mut self, fact: &Fact) {
