@@ -10,21 +10,19 @@
 
 mod store_support;
 
+use store_support::crash::{self, Mount, WRITER, runtime, skipped, start_writer};
+
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::process::Child;
 
-use impresario::clock::{SystemClock, spawn};
+use impresario::clock::SystemClock;
 use impresario::id::Seq;
 use impresario::settings::StoreSettings;
 use impresario::store::{EventStore, OpenError, PageLimit, SledStore, Status, StoreError, verify};
 use store_support::{append, append_as, created, dense, open, says, session, settings, whole_log};
-
-/// Tells a copy of this test that it is the writer, and where it writes.
-const WRITER: &str = "STORE_TEST_WRITER";
 
 #[tokio::test]
 async fn everything_is_there_after_reopening() {
@@ -179,31 +177,6 @@ fn a_directory_that_cannot_be_written_is_refused_with_advice() {
     assert!(refusal.to_string().contains("writable"), "{refusal}");
 }
 
-fn skipped(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}
-
-/// A mounted file system; unmounted when dropped, also by a panic.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
-        let status = Command::new("mount")
-            .args(arguments)
-            .arg(at)
-            .status()
-            .ok()?;
-        status.success().then(|| Self(at.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let done = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(done.unwrap().success(), "umount {}", self.0.display());
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,67 +316,17 @@ async fn fill(dir: &Path) {
     store.close().await.unwrap();
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap()
-}
-
 #[test]
 #[ignore = "the writer that the test below starts as a child"]
 fn writer() {
-    let dir = std::env::var(WRITER).expect("the test below says where to write");
-    runtime().block_on(async {
-        let store: Arc<dyn EventStore> = Arc::new(open(Path::new(&dir)).unwrap());
-        let writers: Vec<_> = (1..=8)
-            .map(|number| spawn(write_for_ever(Arc::clone(&store), number)))
-            .collect();
-        for writer in writers {
-            writer.await.unwrap();
-        }
-    });
-}
-
-/// Prints `ack <session> <seq>` after each acknowledgement.
-async fn write_for_ever(store: Arc<dyn EventStore>, number: u128) {
-    let head = store.summary(session(number)).await.unwrap();
-    let mut after = head.map_or(0, |summary| summary.head.get());
-    loop {
-        let large = "x".repeat(if after % 64 == 63 { 100_000 } else { 100 });
-        let facts = vec![says("word"), says(&large)];
-        store
-            .append(append(session(number), after, facts))
-            .await
-            .unwrap();
-        after += 2;
-        let line = format!("ack {number} {after}\n");
-        std::io::stdout().write_all(line.as_bytes()).unwrap();
-    }
-}
-
-fn start_writer(dir: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["writer", "--exact", "--ignored", "--nocapture"])
-        .env(WRITER, dir)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    let dir = std::env::var(WRITER).unwrap();
+    crash::write_until_killed(Path::new(&dir));
 }
 
 /// Reads acknowledgements until so many were seen, ends the child, and reads what is left.
 fn kill_after(mut child: Child, count: usize, acked: &mut HashMap<u128, u64>) {
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut take = |line: String| {
-        let mut words = line.split(' ');
-        if words.next() == Some("ack") {
-            let number = words.next().and_then(|word| word.parse().ok());
-            let seq = words.next().and_then(|word| word.parse().ok());
-            if let (Some(number), Some(seq)) = (number, seq) {
-                acked.insert(number, seq);
-            }
-        }
-    };
+    let mut take = |line: String| crash::take_ack(&line, acked);
     lines
         .by_ref()
         .take(count)

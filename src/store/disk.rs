@@ -395,8 +395,32 @@ mod tests {
         }
     }
 
+    fn tool_call(turn: TurnId) -> ToolCall {
+        ToolCall {
+            turn,
+            step: 1,
+            call_id: CallId("call_1".to_owned()),
+            tool: "calc".to_owned(),
+            arguments: r#"{"expression":"1+1"}"#.to_owned(),
+            effect: EffectClass::AtMostOnce,
+        }
+    }
+
     fn facts() -> Vec<Fact> {
-        let turn = TurnId::new(1);
+        let mut facts = facts_of_a_turn(TurnId::new(1));
+        facts.extend([
+            Fact::Quarantined {
+                reason: "it kept failing".to_owned(),
+            },
+            Fact::Released {
+                by: Some("ann".to_owned()),
+            },
+            Fact::SessionClosed { by: None },
+        ]);
+        facts
+    }
+
+    fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
         vec![
             Fact::SessionCreated(SessionCreated {
                 agent: "assistant".to_owned(),
@@ -420,14 +444,7 @@ mod tests {
                 model: "default".to_owned(),
             },
             Fact::LlmResponse(response()),
-            Fact::ToolCall(ToolCall {
-                turn,
-                step: 1,
-                call_id: CallId("call_1".to_owned()),
-                tool: "calc".to_owned(),
-                arguments: r#"{"expression":"1+1"}"#.to_owned(),
-                effect: EffectClass::AtMostOnce,
-            }),
+            Fact::ToolCall(tool_call(turn)),
             Fact::ToolResult(ToolResult {
                 of: Seq::new(6),
                 outcome: Outcome::Ok,
@@ -453,13 +470,6 @@ mod tests {
                 usage: USAGE,
                 cost_usd: None,
             },
-            Fact::Quarantined {
-                reason: "it kept failing".to_owned(),
-            },
-            Fact::Released {
-                by: Some("ann".to_owned()),
-            },
-            Fact::SessionClosed { by: None },
         ]
     }
 

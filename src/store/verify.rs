@@ -50,7 +50,13 @@ impl Report {
 /// [`OpenError`] when it cannot be opened at all.
 pub fn verify(dir: &Path) -> Result<Report, OpenError> {
     let engine = open_for_check(dir)?;
-    Ok(walk(&engine))
+    let mut report = walk(&engine);
+    if let Err(error) = engine.close() {
+        let (session, seq) = (None, None);
+        let what = format!("the database cannot be closed: {error}");
+        report.problems.push(Problem { session, seq, what });
+    }
+    Ok(report)
 }
 
 /// Checks everything in this engine.
