@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod clock;
+pub mod control;
 pub mod event;
 pub mod fault;
 pub mod id;
