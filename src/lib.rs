@@ -1,8 +1,10 @@
 //! A supervisor for AI agents: one actor per session, one event log per session.
 
 pub mod chunk;
+pub mod cli;
 pub mod clock;
 pub mod control;
+pub mod daemon;
 pub mod event;
 pub mod fault;
 pub mod id;
