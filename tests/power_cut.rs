@@ -49,7 +49,7 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     };
     let mut writer = Writer::start(&disk.path().join("data"));
     for round in 0..ROUNDS {
-        writer.run_for(100 + round * 25);
+        writer.run_for(60 + round * 10);
         writer.stop();
         check_copy(dir.path(), round, &writer.acked);
         writer.go_on();
