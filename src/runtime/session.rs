@@ -58,7 +58,7 @@ pub struct Subscription {
 pub struct ChunkStream(mpsc::Receiver<Chunk>);
 
 /// So many items may be on their way between a subscriber and its reader.
-const SINK: usize = 64;
+const SINK: usize = 16;
 
 impl NewSession {
     pub(super) fn new(company: Impresario, agent: &str) -> Self {
