@@ -116,6 +116,12 @@ impl RootHandle {
         }
     }
 
+    /// Resolves when the root has ended.
+    pub async fn ended(&self) {
+        // Without a timeout there is nothing to fail with.
+        let _ended = self.actor.wait(None).await;
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         message: impl FnOnce(RpcReplyPort<T>) -> Msg,

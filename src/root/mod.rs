@@ -252,6 +252,7 @@ impl State {
             Err(fault) => {
                 if fault.code == Code::Quarantined {
                     self.quarantined.insert(id);
+                    self.shared.census.set_quarantined(self.quarantined.len());
                     // One that is released begins with a clean slate.
                     self.failures.remove(&id);
                 }
@@ -280,6 +281,7 @@ impl State {
             .await
             .map_err(|error| internal(&error))?;
         self.quarantined.remove(&id);
+        self.shared.census.set_quarantined(self.quarantined.len());
         self.by_actor.insert(cell.get_id(), id);
         self.sessions.insert(id, Entry::Live(handle.clone(), cell));
         Ok(handle)
@@ -405,6 +407,7 @@ impl State {
     fn deleted(&mut self, id: SessionId, result: &Result<(), Fault>) {
         self.failures.remove(&id);
         self.quarantined.remove(&id);
+        self.shared.census.set_quarantined(self.quarantined.len());
         if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {
             for reply in waiting {
                 answer(reply, result.clone());
@@ -424,7 +427,6 @@ impl State {
             self.rest(idle_after);
         }
         metric::sessions(SessionState::Live, self.by_actor.len());
-        metric::sessions(SessionState::Quarantined, self.quarantined.len());
         metric::turns_running(self.shared.lanes.running_turns.gauge().used);
         metric::store_bytes(self.shared.store.size_bytes());
         self.shared.lanes.report();

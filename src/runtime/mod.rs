@@ -192,10 +192,13 @@ impl Impresario {
         Ok(())
     }
 
-    /// Resolves with the reason when the store can no longer be trusted. Then the process has to
-    /// end; what was acknowledged is on disk.
+    /// Resolves with the reason when the store can no longer be trusted, or the root supervisor
+    /// has ended. Then the process has to end; what was acknowledged is on disk.
     pub async fn failed(&self) -> String {
-        self.0.shared.store.poisoned().await
+        tokio::select! {
+            reason = self.0.shared.store.poisoned() => reason,
+            () = self.0.root.ended() => "the root supervisor has ended".to_owned(),
+        }
     }
 
     /// Makes a session. Durable when this returns.
