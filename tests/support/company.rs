@@ -30,22 +30,22 @@ use tokio::sync::watch;
 
 /// How often something began, how it ended, and how much of it there was at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub now: usize,
-    pub most: usize,
-    pub begun: usize,
-    pub done: usize,
+pub(crate) struct Counts {
+    pub(crate) now: usize,
+    pub(crate) most: usize,
+    pub(crate) begun: usize,
+    pub(crate) done: usize,
     /// Ended before it was done: dropped, or panicked.
-    pub dropped: usize,
+    pub(crate) dropped: usize,
 }
 
 /// Counts, and lets a test wait for a count.
 #[derive(Clone, Debug)]
-pub struct Counter(watch::Sender<Counts>);
+pub(crate) struct Counter(watch::Sender<Counts>);
 
 /// One run that is counted.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     counter: Counter,
     is_done: bool,
 }
@@ -57,7 +57,7 @@ impl Default for Counter {
 }
 
 impl Counter {
-    pub fn begin(&self) -> Run {
+    pub(crate) fn begin(&self) -> Run {
         self.0.send_modify(|counts| {
             counts.begun += 1;
             counts.now += 1;
@@ -69,18 +69,21 @@ impl Counter {
         }
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         *self.0.borrow()
     }
 
-    pub async fn until(&self, reached: impl FnMut(&Counts) -> bool) -> Counts {
+    pub(crate) async fn until(&self, reached: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.0.subscribe();
-        within(counts.wait_for(reached)).await.map(|counts| *counts).unwrap()
+        within(counts.wait_for(reached))
+            .await
+            .map(|counts| *counts)
+            .unwrap()
     }
 }
 
 impl Run {
-    pub fn done(mut self) {
+    pub(crate) fn done(mut self) {
         self.is_done = true;
     }
 }
@@ -98,7 +101,7 @@ impl Drop for Run {
 
 /// A door that a test opens.
 #[derive(Clone, Debug)]
-pub struct Gate(watch::Sender<bool>);
+pub(crate) struct Gate(watch::Sender<bool>);
 
 impl Default for Gate {
     fn default() -> Self {
@@ -107,17 +110,17 @@ impl Default for Gate {
 }
 
 impl Gate {
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.send_replace(true);
     }
 
-    pub async fn passed(&self) {
+    pub(crate) async fn passed(&self) {
         self.0.subscribe().wait_for(|open| *open).await.unwrap();
     }
 }
 
 /// Nothing in these tests takes so long; what does is lost.
-pub async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(100), future)
         .await
         .expect("it happens in time")
@@ -125,7 +128,7 @@ pub async fn within<F: Future>(future: F) -> F::Output {
 
 /// What a puppet of a model does.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     Say(String),
     Think(String),
     Call(&'static str, String),
@@ -138,33 +141,33 @@ pub enum Act {
     Hang,
 }
 
-pub fn say(text: &str) -> Act {
+pub(crate) fn say(text: &str) -> Act {
     Act::Say(text.to_owned())
 }
 
-pub fn call(tool: &'static str) -> Act {
+pub(crate) fn call(tool: &'static str) -> Act {
     Act::Call(tool, "{}".to_owned())
 }
 
 /// What a puppet of a model is asked.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// The last words of the user.
-    pub said: String,
+    pub(crate) said: String,
     /// Tool results since then.
-    pub results: Vec<String>,
+    pub(crate) results: Vec<String>,
     /// Requests of this model before.
-    pub before: usize,
-    pub request: Request,
+    pub(crate) before: usize,
+    pub(crate) request: Request,
 }
 
 type Play = dyn Fn(&Asked) -> Vec<Act> + Send + Sync;
 
 /// A model that does as the test says.
 #[derive(Clone)]
-pub struct Puppet {
+pub(crate) struct Puppet {
     play: Arc<Play>,
-    pub calls: Counter,
+    pub(crate) calls: Counter,
 }
 
 impl fmt::Debug for Puppet {
@@ -174,7 +177,7 @@ impl fmt::Debug for Puppet {
 }
 
 impl Puppet {
-    pub fn new(play: impl Fn(&Asked) -> Vec<Act> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(play: impl Fn(&Asked) -> Vec<Act> + Send + Sync + 'static) -> Self {
         Self {
             play: Arc::new(play),
             calls: Counter::default(),
@@ -182,7 +185,7 @@ impl Puppet {
     }
 
     /// Calls these tools at once, then says "done".
-    pub fn calling(tools: &'static [&'static str]) -> Self {
+    pub(crate) fn calling(tools: &'static [&'static str]) -> Self {
         Self::new(move |asked| match asked.results.len() {
             0 => tools.iter().map(|tool| call(tool)).collect(),
             _ => vec![say("done")],
@@ -277,12 +280,12 @@ type Does = dyn Fn(Invocation) -> BoxFuture<'static, Result<String, ToolError>> 
 
 /// A tool that does as the test says.
 #[derive(Clone)]
-pub struct Prop {
+pub(crate) struct Prop {
     spec: ToolSpec,
     does: Arc<Does>,
-    pub runs: Counter,
+    pub(crate) runs: Counter,
     /// Panics in whoever asks what the tool is: the session itself.
-    pub curse: Gate,
+    pub(crate) curse: Gate,
 }
 
 impl fmt::Debug for Prop {
@@ -292,7 +295,7 @@ impl fmt::Debug for Prop {
 }
 
 impl Prop {
-    pub fn new<F, Fut>(name: &str, effect: EffectClass, does: F) -> Self
+    pub(crate) fn new<F, Fut>(name: &str, effect: EffectClass, does: F) -> Self
     where
         F: Fn(Invocation) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<String, ToolError>> + Send + 'static,
@@ -322,20 +325,20 @@ impl Prop {
         }
     }
 
-    pub fn saying(name: &str, effect: EffectClass, text: &'static str) -> Self {
+    pub(crate) fn saying(name: &str, effect: EffectClass, text: &'static str) -> Self {
         Self::new(name, effect, move |_| async move { Ok(text.to_owned()) })
     }
 
-    pub fn hanging(name: &str, effect: EffectClass) -> Self {
+    pub(crate) fn hanging(name: &str, effect: EffectClass) -> Self {
         Self::new(name, effect, |_| std::future::pending())
     }
 
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
         self.spec.timeout = timeout;
         self
     }
 
-    pub fn parameters(mut self, parameters: serde_json::Value) -> Self {
+    pub(crate) fn parameters(mut self, parameters: serde_json::Value) -> Self {
         self.spec.definition.parameters = parameters;
         self
     }
@@ -360,14 +363,14 @@ impl Tool for Prop {
 
 /// Tells tokio's time, which a test can pause.
 #[derive(Debug)]
-pub struct TokioClock {
+pub(crate) struct TokioClock {
     start: tokio::time::Instant,
     ids: impresario::clock::SystemClock,
 }
 
 impl TokioClock {
     #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             start: tokio::time::Instant::now(),
             ids: impresario::clock::SystemClock::new(),
@@ -391,15 +394,15 @@ impl Clock for TokioClock {
 }
 
 /// A company to be: a store in memory, one agent, one model, these tools.
-pub struct Stage {
-    pub store: Arc<MemoryStore>,
-    pub settings: Settings,
-    pub model: Puppet,
-    pub tools: Vec<Prop>,
+pub(crate) struct Stage {
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) settings: Settings,
+    pub(crate) model: Puppet,
+    pub(crate) tools: Vec<Prop>,
 }
 
 impl Stage {
-    pub fn new(model: &Puppet, tools: &[&Prop]) -> Self {
+    pub(crate) fn new(model: &Puppet, tools: &[&Prop]) -> Self {
         Self {
             store: Arc::new(MemoryStore::new()),
             settings: Settings::default(),
@@ -408,12 +411,12 @@ impl Stage {
         }
     }
 
-    pub fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
         self
     }
 
-    pub fn builder(&self) -> Builder {
+    pub(crate) fn builder(&self) -> Builder {
         let names: Vec<_> = self
             .tools
             .iter()
@@ -431,12 +434,12 @@ impl Stage {
             .fold(builder, |builder, tool| builder.tool(tool.clone()))
     }
 
-    pub async fn start(&self) -> Impresario {
+    pub(crate) async fn start(&self) -> Impresario {
         self.builder().start().await.unwrap()
     }
 
     /// A company and a session.
-    pub async fn open(&self) -> (Impresario, Session) {
+    pub(crate) async fn open(&self) -> (Impresario, Session) {
         let company = self.start().await;
         let session = company.session("actor").create().await.unwrap();
         (company, session)
@@ -444,7 +447,7 @@ impl Stage {
 }
 
 /// Every item of a turn.
-pub async fn all(turn: &mut Turn) -> Vec<Chunk> {
+pub(crate) async fn all(turn: &mut Turn) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     while let Some(chunk) = within(turn.next()).await {
         chunks.push(chunk);
@@ -453,18 +456,21 @@ pub async fn all(turn: &mut Turn) -> Vec<Chunk> {
 }
 
 /// Says something and waits for the end of the turn; gives its events.
-pub async fn turn(session: &Session, words: &str) -> Vec<Event> {
+pub(crate) async fn turn(session: &Session, words: &str) -> Vec<Event> {
     let mut turn = within(session.send(words)).await.unwrap();
     events(&all(&mut turn).await)
 }
 
 /// A reader from the first event on.
-pub async fn reader(session: &Session) -> ChunkStream {
+pub(crate) async fn reader(session: &Session) -> ChunkStream {
     session.subscribe(Subscription::default()).await.unwrap()
 }
 
 /// Reads until an event for which this holds; gives everything read.
-pub async fn until(stream: &mut ChunkStream, mut found: impl FnMut(&Fact) -> bool) -> Vec<Chunk> {
+pub(crate) async fn until(
+    stream: &mut ChunkStream,
+    mut found: impl FnMut(&Fact) -> bool,
+) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     loop {
         let chunk = within(stream.next()).await.expect("the stream goes on");
@@ -476,15 +482,15 @@ pub async fn until(stream: &mut ChunkStream, mut found: impl FnMut(&Fact) -> boo
     }
 }
 
-pub const fn is_end(fact: &Fact) -> bool {
+pub(crate) const fn is_end(fact: &Fact) -> bool {
     matches!(fact, Fact::TurnFinished { .. })
 }
 
-pub fn events(chunks: &[Chunk]) -> Vec<Event> {
+pub(crate) fn events(chunks: &[Chunk]) -> Vec<Event> {
     chunks.iter().filter_map(event).collect()
 }
 
-pub fn event(chunk: &Chunk) -> Option<Event> {
+pub(crate) fn event(chunk: &Chunk) -> Option<Event> {
     match &chunk.item {
         Item::Event(stored) => Some(stored.event().clone()),
         Item::Delta(_) | Item::Reset { .. } | Item::Gap { .. } | Item::End(_) => None,
@@ -492,11 +498,14 @@ pub fn event(chunk: &Chunk) -> Option<Event> {
 }
 
 /// The whole log.
-pub async fn log(store: &dyn EventStore, session: SessionId) -> Vec<Event> {
+pub(crate) async fn log(store: &dyn EventStore, session: SessionId) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     loop {
         let after = events.last().map_or(Seq::START, |event| event.seq);
-        let page = store.read(session, after, Default::default()).await.unwrap();
+        let page = store
+            .read(session, after, Default::default())
+            .await
+            .unwrap();
         if page.is_empty() {
             return events;
         }
@@ -504,11 +513,11 @@ pub async fn log(store: &dyn EventStore, session: SessionId) -> Vec<Event> {
     }
 }
 
-pub fn names(events: &[Event]) -> Vec<&'static str> {
+pub(crate) fn names(events: &[Event]) -> Vec<&'static str> {
     events.iter().map(|event| event.fact.name()).collect()
 }
 
-pub fn status(events: &[Event]) -> Option<TurnStatus> {
+pub(crate) fn status(events: &[Event]) -> Option<TurnStatus> {
     events.iter().rev().find_map(|event| match &event.fact {
         Fact::TurnFinished { status, .. } => Some(*status),
         _other => None,
@@ -516,18 +525,16 @@ pub fn status(events: &[Event]) -> Option<TurnStatus> {
 }
 
 /// Outcome, runs and text of every tool call.
-pub fn results(events: &[Event]) -> Vec<(Outcome, u32, String)> {
+pub(crate) fn results(events: &[Event]) -> Vec<(Outcome, u32, String)> {
     let results = events.iter().filter_map(|event| match &event.fact {
-        Fact::ToolResult(result) => {
-            Some((result.outcome, result.attempts, result.content.clone()))
-        }
+        Fact::ToolResult(result) => Some((result.outcome, result.attempts, result.content.clone())),
         _other => None,
     });
     results.collect()
 }
 
 /// Codes of all errors.
-pub fn errors(events: &[Event]) -> Vec<String> {
+pub(crate) fn errors(events: &[Event]) -> Vec<String> {
     let errors = events.iter().filter_map(|event| match &event.fact {
         Fact::Error(failure) => Some(failure.code.clone()),
         _other => None,
@@ -536,7 +543,7 @@ pub fn errors(events: &[Event]) -> Vec<String> {
 }
 
 /// What the model said.
-pub fn words(events: &[Event]) -> String {
+pub(crate) fn words(events: &[Event]) -> String {
     let words = events.iter().filter_map(|event| match &event.fact {
         Fact::LlmResponse(response) => Some(response.content.clone()),
         _other => None,
@@ -545,7 +552,7 @@ pub fn words(events: &[Event]) -> String {
 }
 
 /// Every place of every lane but that of the live sessions is free again.
-pub fn is_at_rest(company: &Impresario) -> bool {
+pub(crate) fn is_at_rest(company: &Impresario) -> bool {
     let status = company.status();
     [
         status.running_turns,
@@ -558,7 +565,7 @@ pub fn is_at_rest(company: &Impresario) -> bool {
 }
 
 /// Waits, in steps of time that may be paused, for something that no event tells.
-pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
     within(async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
