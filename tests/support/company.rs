@@ -114,6 +114,14 @@ impl Gate {
         self.0.send_replace(true);
     }
 
+    pub(crate) fn shut(&self) {
+        self.0.send_replace(false);
+    }
+
+    fn is_open(&self) -> bool {
+        *self.0.borrow()
+    }
+
     pub(crate) async fn passed(&self) {
         self.0.subscribe().wait_for(|open| *open).await.unwrap();
     }
@@ -284,8 +292,8 @@ pub(crate) struct Prop {
     spec: ToolSpec,
     does: Arc<Does>,
     pub(crate) runs: Counter,
-    /// Panics in whoever asks what the tool is: the session itself.
-    pub(crate) curse: Gate,
+    /// While it is shut, whoever asks what the tool is panics: the session itself.
+    pub(crate) curse: Option<Gate>,
 }
 
 impl fmt::Debug for Prop {
@@ -321,7 +329,7 @@ impl Prop {
             },
             does: Arc::new(move |invocation| does(invocation).boxed()),
             runs: Counter::default(),
-            curse: Gate::default(),
+            curse: None,
         }
     }
 
@@ -346,6 +354,8 @@ impl Prop {
 
 impl Tool for Prop {
     fn spec(&self) -> &ToolSpec {
+        let cursed = self.curse.as_ref().is_some_and(|curse| !curse.is_open());
+        assert!(!cursed, "on purpose");
         &self.spec
     }
 
