@@ -295,7 +295,7 @@ async fn a_dropped_call_takes_the_whole_tree_even_what_hides_and_what_does_not_l
 async fn a_dropped_call_lets_a_program_end_politely() {
     let folder = tempfile::tempdir().unwrap();
     let mut witness = Witness::new(folder.path());
-    let text = "trap 'echo tidied up >&9; exit 0' TERM; echo ready >&9; sleep 1000 9>&- & wait";
+    let text = "trap 'echo tidied up >&9; exit 0' TERM; echo ready >&9; sleep 1000 & wait";
     let settings = ToolSettings {
         grace_ms: 600_000,
         ..witness.script(text)
@@ -325,11 +325,38 @@ async fn a_dropped_call_ends_a_stopped_program_as_well() {
 async fn the_result_does_not_wait_for_a_grandchild_that_holds_the_output() {
     let folder = tempfile::tempdir().unwrap();
     let mut witness = Witness::new(folder.path());
-    let settings = witness.script("setsid sleep 1000 & echo done");
+    // Not ended by the supervisor for a long time: it does not listen.
+    let settings = ToolSettings {
+        grace_ms: 600_000,
+        ..witness.script("trap '' TERM; sh -c 'echo $$ >&9; exec sleep 1000' & echo done")
+    };
+    let call = made(folder.path(), &settings).call(invocation(json!({})));
+    let result = tokio::time::timeout(LONG, call).await.unwrap();
+    assert_eq!(result, Ok("done\n".to_owned()));
+    signal(&witness.line().await, Signal::KILL);
+    assert!(witness.all_gone().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_program_leaves_behind_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut witness = Witness::new(folder.path());
+    let settings = witness.script("trap '' TERM; setsid sleep 1000 & echo done");
     let call = made(folder.path(), &settings).call(invocation(json!({})));
     let result = tokio::time::timeout(LONG, call).await.unwrap();
     assert_eq!(result, Ok("done\n".to_owned()));
     assert!(witness.all_gone().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_program_that_forks_away_from_every_signal_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut witness = Witness::new(folder.path());
+    let settings = witness.script("trap '' TERM; echo ready >&9; flee() { flee & exit; }; flee");
+    let call = made(folder.path(), &settings).call(invocation(json!({})));
+    let result = tokio::time::timeout(LONG, call).await.unwrap();
+    assert_eq!(result, Ok(String::new()));
+    assert_eq!(witness.all_gone().await, ["ready"]);
 }
 
 fn signal(pid: &str, signal: Signal) {

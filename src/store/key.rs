@@ -8,6 +8,7 @@
 //! M | session            its summary, and so its high-water mark
 //! Q | session            why it is set aside
 //! U | session            present while it is unfinished: its recoveries
+//! commits                how many batches were applied
 //! meta                   version of the store
 //! ```
 //! Numbers are big endian, so that keys sort as numbers do.
@@ -20,6 +21,8 @@ const SUMMARY: u8 = b'M';
 const QUARANTINE: u8 = b'Q';
 const UNFINISHED: u8 = b'U';
 
+/// Where the count of applied batches lies.
+pub(super) const COMMITS: &[u8] = b"commits";
 /// Where the store's own record lies.
 pub(super) const META: &[u8] = b"meta";
 
@@ -35,6 +38,7 @@ pub(super) enum Key {
     Summary(SessionId),
     Quarantine(SessionId),
     Unfinished(SessionId),
+    Commits,
     Meta,
 }
 
@@ -43,6 +47,9 @@ impl Key {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes == META {
             return Some(Self::Meta);
+        }
+        if bytes == COMMITS {
+            return Some(Self::Commits);
         }
         let (kind, rest) = bytes.split_first()?;
         let (session, rest) = rest.split_first_chunk::<16>()?;
@@ -171,6 +178,7 @@ mod tests {
             Some(Key::Unfinished(session))
         );
         assert_eq!(Key::parse(META), Some(Key::Meta));
+        assert_eq!(Key::parse(COMMITS), Some(Key::Commits));
         assert_eq!(Key::parse(b"E123"), None);
     }
 

@@ -35,6 +35,7 @@ const RECOVERIES: u16 = 0x1002;
 const QUARANTINE: u16 = 0x1003;
 const META: u16 = 0x1004;
 const DELETED: u16 = 0x1005;
+const COMMITS: u16 = 0x1006;
 
 /// A quarantine's reason may have so many bytes; the rest is cut.
 const REASON_BYTES: usize = 16 * 1024;
@@ -81,6 +82,11 @@ struct Quarantine {
 
 #[derive(Serialize, Deserialize)]
 struct Deleted {}
+
+#[derive(Serialize, Deserialize)]
+struct Commits {
+    count: u64,
+}
 
 /// Puts an event into the writes that store it.
 pub(super) fn encode_event(session: SessionId, event: &Event) -> Result<Vec<Write>, StoreError> {
@@ -194,6 +200,16 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Result<Meta, Damage> {
 /// The value that marks a session as being deleted.
 pub(super) fn encode_deleted(key: &[u8]) -> Vec<u8> {
     seal_small(key, DELETED, &Deleted {})
+}
+
+/// The value of a count of applied batches.
+pub(super) fn encode_commits(count: u64) -> Vec<u8> {
+    seal_small(key::COMMITS, COMMITS, &Commits { count })
+}
+
+/// Reads a count of applied batches.
+pub(super) fn decode_commits(bytes: &[u8]) -> Result<u64, Damage> {
+    open_small::<Commits>(key::COMMITS, bytes, COMMITS).map(|found| found.count)
 }
 
 fn seal_small<T: Serialize>(key: &[u8], kind: u16, value: &T) -> Vec<u8> {

@@ -1,17 +1,22 @@
 //! The store on disk: sled, with what it needs to be durable and to be opened safely.
 //!
 //! The data directory holds `lock`, `format` (the store's version, read before sled touches
-//! anything) and `log/` (sled's files). Nobody else uses sled.
+//! anything), `mark` (how many batches were made durable) and `log/` (sled's files). Nobody else
+//! uses sled.
 //!
 //! Invariants:
 //! - sled's `flush` writes and does not sync: `sync` calls `sync_data` on a descriptor of our own
 //!   on sled's file after it;
+//! - every batch counts up `commits` in sled; `mark` is written after the sync, so it is never
+//!   ahead of sled. A log that lost its end is seen at the next opening;
 //! - values are at most 64 KiB: sled keeps larger pages in files that it never syncs.
 
+mod mark;
 mod open;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sled::{Db, IVec};
@@ -21,6 +26,9 @@ use crate::settings::StoreSettings;
 use crate::store::committer::Committer;
 use crate::store::engine::{Bounds, Engine, EngineError, Visit, Walk, Write};
 use crate::store::lock::Lock;
+use crate::store::{key, record};
+
+use mark::Mark;
 
 pub use open::OpenError;
 
@@ -49,6 +57,8 @@ impl SledStore {
 #[derive(Debug)]
 pub struct SledEngine {
     dir: PathBuf,
+    /// Batches applied in the life of the store. One thread applies.
+    commits: AtomicU64,
     files: RwLock<Option<Files>>,
 }
 
@@ -57,6 +67,7 @@ pub struct SledEngine {
 struct Files {
     db: Db,
     synced: Arc<File>,
+    mark: Arc<Mark>,
     _lock: Lock,
 }
 
@@ -67,10 +78,11 @@ impl SledEngine {
         Ok(files.db.clone())
     }
 
-    fn parts(&self) -> Result<(Db, Arc<File>), EngineError> {
+    fn to_sync(&self) -> Result<(Db, Arc<File>, Arc<Mark>), EngineError> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let files = files.as_ref().ok_or(EngineError::Closed)?;
-        Ok((files.db.clone(), Arc::clone(&files.synced)))
+        let (synced, mark) = (Arc::clone(&files.synced), Arc::clone(&files.mark));
+        Ok((files.db.clone(), synced, mark))
     }
 }
 
@@ -100,12 +112,19 @@ impl Engine for SledEngine {
                 Write::Remove(key) => writes.remove(key),
             }
         }
-        self.db()?.apply_batch(writes).map_err(failed)
+        let count = self.commits.load(Ordering::Acquire).saturating_add(1);
+        writes.insert(key::COMMITS, record::encode_commits(count));
+        self.db()?.apply_batch(writes).map_err(failed)?;
+        self.commits.store(count, Ordering::Release);
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        let (db, synced) = self.parts()?;
-        sync(&db, &synced)
+        let (db, synced, mark) = self.to_sync()?;
+        let count = self.commits.load(Ordering::Acquire);
+        sync(&db, &synced)?;
+        let marked = mark.write(count);
+        marked.map_err(|error| EngineError::Failed(format!("mark: {error}")))
     }
 
     fn free_bytes(&self) -> Result<Option<u64>, EngineError> {
@@ -115,7 +134,7 @@ impl Engine for SledEngine {
     }
 
     fn size_bytes(&self) -> u64 {
-        let Ok((_, synced)) = self.parts() else {
+        let Ok((_, synced, _)) = self.to_sync() else {
             return 0;
         };
         synced.metadata().map_or(0, |metadata| metadata.len())
@@ -130,7 +149,11 @@ impl Engine for SledEngine {
         match files {
             // A reader that is at work keeps sled open until it is done. The caller catches the
             // panic that sled's drop may be.
-            Some(files) => sync(&files.db, &files.synced),
+            Some(files) => {
+                sync(&files.db, &files.synced)?;
+                let marked = files.mark.sync();
+                marked.map_err(|error| EngineError::Failed(format!("mark: {error}")))
+            }
             None => Ok(()),
         }
     }

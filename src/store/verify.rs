@@ -10,7 +10,7 @@ use crate::event::{Event, Fact};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::{Engine, Walk};
 use crate::store::key::Key;
-use crate::store::record;
+use crate::store::record::{self, Damage};
 use crate::store::sled_engine::{OpenError, open_for_check};
 
 /// What a check found.
@@ -50,7 +50,13 @@ impl Report {
 /// [`OpenError`] when it cannot be opened at all.
 pub fn verify(dir: &Path) -> Result<Report, OpenError> {
     let engine = open_for_check(dir)?;
-    Ok(walk(&engine))
+    let mut report = walk(&engine);
+    if let Err(error) = engine.close() {
+        let (session, seq) = (None, None);
+        let what = format!("the database cannot be closed: {error}");
+        report.problems.push(Problem { session, seq, what });
+    }
+    Ok(report)
 }
 
 /// Checks everything in this engine.
@@ -90,20 +96,13 @@ impl Check {
                 Err(damage) => self.problem(Some(session), None, damage.to_string()),
             },
             Some(Key::Unfinished(session)) => {
-                if let Err(damage) = record::decode_recoveries(key, value) {
-                    self.problem(Some(session), None, damage.to_string());
-                }
+                self.check(Some(session), record::decode_recoveries(key, value));
             }
             Some(Key::Quarantine(session)) => {
-                if let Err(damage) = record::decode_quarantine(key, value) {
-                    self.problem(Some(session), None, damage.to_string());
-                }
+                self.check(Some(session), record::decode_quarantine(key, value));
             }
-            Some(Key::Meta) => {
-                if let Err(damage) = record::decode_meta(value) {
-                    self.problem(None, None, damage.to_string());
-                }
-            }
+            Some(Key::Meta) => self.check(None, record::decode_meta(value)),
+            Some(Key::Commits) => self.check(None, record::decode_commits(value)),
             None => self.problem(None, None, "a key is none of ours".to_owned()),
         }
     }
@@ -186,6 +185,12 @@ impl Check {
         }
         self.report.problems.sort_by_key(|problem| problem.session);
         self.report
+    }
+
+    fn check<T>(&mut self, session: Option<SessionId>, decoded: Result<T, Damage>) {
+        if let Err(damage) = decoded {
+            self.problem(session, None, damage.to_string());
+        }
     }
 
     fn problem(&mut self, session: Option<SessionId>, seq: Option<Seq>, what: String) {

@@ -5,6 +5,8 @@
     reason = "each test crate uses its share of these helpers"
 )]
 
+pub(crate) mod crash;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -8,13 +8,14 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use sled::Db;
 
-use super::{Files, SledEngine, failed, sync};
+use super::{Files, Mark, SledEngine, failed, sync};
 use crate::event::Timestamp;
 use crate::settings::StoreSettings;
 use crate::store::key;
@@ -170,15 +171,19 @@ fn open_dir(
     let db = open_sled(path, &log, settings)?;
     let synced = File::open(log.join("db")).map_err(wrong)?;
     check_meta(path, &db, now)?;
+    let mark = Mark::open(path).map_err(wrong)?;
+    let commits = check_mark(path, &db, mark.read().map_err(wrong)?)?;
     if is_new {
         sync(&db, &synced).map_err(|error| damaged(path, error.to_string()))?;
         sync_files(path, &log).map_err(wrong)?;
     }
     Ok(SledEngine {
         dir: log,
+        commits: AtomicU64::new(commits),
         files: RwLock::new(Some(Files {
             db,
             synced: Arc::new(synced),
+            mark: Arc::new(mark),
             _lock: lock,
         })),
     })
@@ -293,6 +298,22 @@ fn check_meta(path: &Path, db: &Db, now: Timestamp) -> Result<(), OpenError> {
     };
     let written = db.insert(key::META, record::encode_meta(meta));
     written.map(drop).map_err(wrong)
+}
+
+/// Sees a log that ends before what was made durable. Gives the batches it has.
+fn check_mark(path: &Path, db: &Db, durable: u64) -> Result<u64, OpenError> {
+    let found = db.get(key::COMMITS);
+    let found = found.map_err(|error| damaged(path, error.to_string()))?;
+    let commits = match found.map(|bytes| record::decode_commits(&bytes)) {
+        Some(Ok(count)) => count,
+        Some(Err(damage)) => return Err(damaged(path, damage.to_string())),
+        None => 0,
+    };
+    if commits >= durable {
+        return Ok(commits);
+    }
+    let what = format!("{durable} batches were made durable and the log has {commits}");
+    Err(damaged(path, what))
 }
 
 /// sled takes the newest snapshot, and fails for ever when that one was not finished.

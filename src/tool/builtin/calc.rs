@@ -8,12 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
+use crate::tool::builtin::calc::number::{Number, constant, function};
 use crate::tool::builtin::text;
 use crate::tool::{Invocation, Tool, ToolError, ToolSpec};
 
 mod number;
-
-use number::{Number, constant, function};
 
 /// An expression has at most so many bytes.
 const LONGEST: usize = 1_000;

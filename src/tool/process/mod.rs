@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
+use crate::tool::process::capture::{HeadTail, Stderr};
+use crate::tool::process::plan::{Limits, Plan, Report, read_frame, write_frame};
+
 pub(crate) mod capture;
 pub(crate) mod plan;
 mod spawner;
 pub(crate) mod tree;
-
-use capture::{HeadTail, Stderr};
-use plan::{Limits, Plan, Report, read_frame, write_frame};
 
 /// After the program's end its output is read for at most so long: a grandchild may hold it open.
 const DRAIN: Duration = Duration::from_millis(250);

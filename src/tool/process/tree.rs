@@ -13,11 +13,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 /// At most so many times are processes frozen before they are killed.
 const FREEZES: usize = 20;
 
-/// A process, told apart from a later one with the same number by its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A process, told apart from a later one with the same number by its start. It has another name
+/// when it has become another program.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Process {
     pid: i32,
     start: u64,
+    name: String,
 }
 
 /// All processes below this one, children before grandchildren; without those that have ended
@@ -38,7 +40,7 @@ pub(crate) fn below(root: Pid) -> Vec<Process> {
 }
 
 /// Sends a signal; a process that is gone needs none.
-pub(crate) fn signal(process: Process, signal: Signal) {
+pub(crate) fn signal(process: &Process, signal: Signal) {
     let Some(pid) = Pid::from_raw(process.pid) else {
         return;
     };
@@ -61,18 +63,18 @@ pub(crate) fn kill_below(root: Pid) {
     for _ in 0..FREEZES {
         let fresh: Vec<_> = below(root)
             .into_iter()
-            .filter(|process| frozen.insert(*process))
+            .filter(|process| frozen.insert(process.clone()))
             .collect();
         if fresh.is_empty() {
             break;
         }
         fresh
             .iter()
-            .for_each(|process| signal(*process, Signal::STOP));
+            .for_each(|process| signal(process, Signal::STOP));
     }
     frozen
         .iter()
-        .for_each(|process| signal(*process, Signal::KILL));
+        .for_each(|process| signal(process, Signal::KILL));
 }
 
 /// Every process that runs, with its parent.
@@ -89,24 +91,40 @@ fn all() -> Vec<(Process, i32)> {
 /// One process with its parent, unless it has ended.
 fn read(pid: i32) -> Option<(Process, i32)> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let (state, parent, start) = parse(&String::from_utf8_lossy(&text))?;
-    let is_over = matches!(state, 'Z' | 'X');
-    (!is_over).then_some((Process { pid, start }, parent))
+    let stat = parse(&String::from_utf8_lossy(&text))?;
+    let is_over = matches!(stat.state, 'Z' | 'X');
+    let process = Process {
+        pid,
+        start: stat.start,
+        name: stat.name,
+    };
+    (!is_over).then_some((process, stat.parent))
 }
 
-/// State, parent and start time of a line as in proc_pid_stat(5). The name in the second field
-/// may hold anything, even parentheses.
-fn parse(line: &str) -> Option<(char, i32, u64)> {
-    let (_, fields) = line.rsplit_once(')')?;
+/// What is needed of a line as in `proc_pid_stat(5)`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: char,
+    parent: i32,
+    start: u64,
+}
+
+/// Reads a line. The name in the second field may hold anything, even parentheses.
+fn parse(line: &str) -> Option<Stat> {
+    let (before, fields) = line.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
     let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let start = fields.nth(17)?.parse().ok()?;
-    Some((state, parent, start))
+    Some(Stat {
+        name: name.to_owned(),
+        state: fields.next()?.chars().next()?,
+        parent: fields.next()?.parse().ok()?,
+        start: fields.nth(17)?.parse().ok()?,
+    })
 }
 
-fn is_alive(process: Process) -> bool {
-    read(process.pid).is_some_and(|(now, _)| now == process)
+fn is_alive(process: &Process) -> bool {
+    read(process.pid).is_some_and(|(now, _)| now.start == process.start)
 }
 
 #[cfg(test)]
@@ -116,7 +134,13 @@ mod tests {
     #[test]
     fn a_process_with_a_strange_name_is_read() {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 99 1";
-        assert_eq!(parse(line), Some(('S', 7, 777)));
+        let stat = Stat {
+            name: "a) b (c".to_owned(),
+            state: 'S',
+            parent: 7,
+            start: 777,
+        };
+        assert_eq!(parse(line), Some(stat));
         assert_eq!(parse("nonsense"), None);
     }
 }

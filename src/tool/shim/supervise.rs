@@ -231,12 +231,13 @@ async fn end_all(grace: Duration, events: &mut Events) {
     }
 }
 
-/// Asks every process that has not been asked yet to end; a stopped one is woken for it.
+/// Asks every process that has not been asked yet to end; a stopped one is woken for it. One that
+/// has become another program since may have lost the question, and is asked again.
 fn ask(me: Pid, asked: &mut BTreeSet<tree::Process>) {
     for process in tree::below(me) {
-        if asked.insert(process) {
-            tree::signal(process, Signal::TERM);
-            tree::signal(process, Signal::CONT);
+        if asked.insert(process.clone()) {
+            tree::signal(&process, Signal::TERM);
+            tree::signal(&process, Signal::CONT);
         }
     }
 }
