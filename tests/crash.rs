@@ -111,8 +111,10 @@ impl Drop for Stage {
 }
 
 /// Notes that it was called, under its key; takes a while, in a child of its own.
-const PAY: &str = "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> paid\nsleep 0.05 & wait\necho paid\n";
-const LOOK: &str = "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> looked\nsleep 0.02\necho seen\n";
+const PAY: &str =
+    "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> paid\nsleep 0.05 & wait\necho paid\n";
+const LOOK: &str =
+    "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> looked\nsleep 0.02\necho seen\n";
 
 fn script() -> serde_json::Value {
     let words = "The quick brown fox jumps over the lazy dog. ".repeat(4);
@@ -256,7 +258,13 @@ impl Book {
 }
 
 /// Reads a session until the daemon is gone, or so many turns have ended.
-async fn read(client: Client, session: String, book: Arc<tokio::sync::Semaphore>, memory: Arc<Mutex<Book>>, until: usize) {
+async fn read(
+    client: Client,
+    session: String,
+    book: Arc<tokio::sync::Semaphore>,
+    memory: Arc<Mutex<Book>>,
+    until: usize,
+) {
     let _one_at_a_time = book.acquire().await.unwrap();
     let cursor = memory.lock().unwrap().cursor.clone();
     let subscribe = Subscribe {
@@ -303,7 +311,11 @@ fn check_log(session: &str, log: &[Event], acked: &BTreeMap<String, u64>) {
         assert_eq!(doubled, None, "an input doubled in {session}");
     }
     for (key, seq) in acked {
-        assert_eq!(inputs.get(key), Some(seq), "lost or moved in {session}: {key}");
+        assert_eq!(
+            inputs.get(key),
+            Some(seq),
+            "lost or moved in {session}: {key}"
+        );
     }
     let mut outcomes = BTreeMap::new();
     for event in log {
@@ -324,7 +336,11 @@ fn processes_in(dir: &Path) -> Vec<(u32, String)> {
     let marker = dir.display().to_string();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
@@ -367,21 +383,43 @@ async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again(
         sessions.push(session.session);
     }
     let books: Vec<_> = (0..READ)
-        .map(|_| (Arc::new(tokio::sync::Semaphore::new(1)), Arc::<Mutex<Book>>::default()))
+        .map(|_| {
+            (
+                Arc::new(tokio::sync::Semaphore::new(1)),
+                Arc::<Mutex<Book>>::default(),
+            )
+        })
         .collect();
     for round in 0..rounds {
         for session in &sessions {
-            tokio::spawn(talk(client.clone(), session.clone(), round, Arc::clone(&acks)));
+            tokio::spawn(talk(
+                client.clone(),
+                session.clone(),
+                round,
+                Arc::clone(&acks),
+            ));
         }
         for (session, (turn, book)) in sessions.iter().zip(&books) {
-            let reader = read(client.clone(), session.clone(), Arc::clone(turn), Arc::clone(book), usize::MAX);
+            let reader = read(
+                client.clone(),
+                session.clone(),
+                Arc::clone(turn),
+                Arc::clone(book),
+                usize::MAX,
+            );
             tokio::spawn(reader);
         }
         let before: usize = acks.lock().unwrap().values().map(BTreeMap::len).sum();
         // A random instant after the first acknowledgement of the round.
         let instant = Duration::from_millis(fastrand::u64(1..500));
         tokio::time::timeout(PATIENCE, async {
-            while acks.lock().unwrap().values().map(BTreeMap::len).sum::<usize>() == before
+            while acks
+                .lock()
+                .unwrap()
+                .values()
+                .map(BTreeMap::len)
+                .sum::<usize>()
+                == before
                 && round == 0
             {
                 tokio::task::yield_now().await;
@@ -417,14 +455,23 @@ async fn finish(
     let mut pays = BTreeSet::new();
     let mut turns = 0;
     for (place, session) in sessions.iter().enumerate() {
-        let fresh = (Arc::new(tokio::sync::Semaphore::new(1)), Arc::<Mutex<Book>>::default());
+        let fresh = (
+            Arc::new(tokio::sync::Semaphore::new(1)),
+            Arc::<Mutex<Book>>::default(),
+        );
         let (turn, book) = books.get(place).unwrap_or(&fresh);
         let inputs = log_of(client, session)
             .await
             .iter()
             .filter(|event| event.kind == "user_input")
             .count();
-        let reading = read(client.clone(), session.clone(), Arc::clone(turn), Arc::clone(book), inputs);
+        let reading = read(
+            client.clone(),
+            session.clone(),
+            Arc::clone(turn),
+            Arc::clone(book),
+            inputs,
+        );
         if tokio::time::timeout(PATIENCE, reading).await.is_err() {
             let log = log_of(client, session).await;
             let end: Vec<_> = log.iter().rev().take(5).collect();
@@ -438,9 +485,15 @@ async fn finish(
             .map(|event| event.data["content"].as_str().unwrap().to_owned())
             .collect();
         let book = book.lock().unwrap();
-        assert_eq!(book.texts, recorded, "a reader of {session} holds another text");
+        assert_eq!(
+            book.texts, recorded,
+            "a reader of {session} holds another text"
+        );
         assert_eq!(book.events, (1..=log.len() as u64).collect::<Vec<_>>());
-        for event in log.iter().filter(|event| event.kind == "tool_call" && event.data["tool"] == "pay") {
+        for event in log
+            .iter()
+            .filter(|event| event.kind == "tool_call" && event.data["tool"] == "pay")
+        {
             pays.insert(format!("{session}:{}", event.seq));
         }
     }
@@ -450,8 +503,18 @@ async fn finish(
         assert!(pays.contains(key), "paid without an intent: {key}");
         assert!(once.insert(key), "paid twice: {key}");
     }
-    let shown: usize = books.iter().map(|(_, book)| book.lock().unwrap().shown_bytes).sum();
-    let resets: usize = books.iter().map(|(_, book)| book.lock().unwrap().resets).sum();
-    eprintln!("{turns} turns finished, {} payments of {} intended, {shown} bytes shown live, {resets} resets", once.len(), pays.len());
+    let shown: usize = books
+        .iter()
+        .map(|(_, book)| book.lock().unwrap().shown_bytes)
+        .sum();
+    let resets: usize = books
+        .iter()
+        .map(|(_, book)| book.lock().unwrap().resets)
+        .sum();
+    eprintln!(
+        "{turns} turns finished, {} payments of {} intended, {shown} bytes shown live, {resets} resets",
+        once.len(),
+        pays.len()
+    );
     assert!(turns > 0 && !once.is_empty() && shown > 0);
 }
