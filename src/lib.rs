@@ -60,8 +60,11 @@
 
 pub mod admission;
 pub mod chunk;
+pub mod cli;
 pub mod clock;
 pub mod context;
+pub mod control;
+pub mod daemon;
 pub mod event;
 pub mod fault;
 pub mod id;

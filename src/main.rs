@@ -1,10 +1,13 @@
-//! The program.
+//! Parses, dispatches, exits.
 
 use std::process::ExitCode;
 
+use impresario::settings::Environment;
+
 fn main() -> ExitCode {
+    // A tool's shim is this program, started again.
     if let Some(code) = impresario::tool::shim::run_if_asked() {
         return code;
     }
-    ExitCode::SUCCESS
+    impresario::cli::main(&Environment::capture())
 }

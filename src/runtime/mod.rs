@@ -26,6 +26,7 @@ use crate::stop::StopStep;
 use crate::store::{Status as LogStatus, Summary};
 use crate::tool::{Invocation, OutputSink};
 
+pub use crate::admission::Gauge;
 pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
 pub use builder::{Agent, Builder, StartError};

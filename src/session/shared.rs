@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
@@ -37,6 +37,17 @@ pub struct Shared {
     pub limits: LimitSettings,
     /// Whether the company is open.
     pub phase: Phase,
+    /// How many there are.
+    pub census: Census,
+}
+
+/// How many there are of what has no limit. For people and metrics.
+#[derive(Debug, Default)]
+pub struct Census {
+    /// Readers of sessions.
+    pub readers: AtomicUsize,
+    /// Sessions set aside since the start, or found set aside.
+    pub quarantined: AtomicUsize,
 }
 
 /// Whether the company is open. Only ever moves on.

@@ -1,0 +1,115 @@
+//! Commands that act on a session, a tool or the daemon: `cancel`, `close`, `rm`, `release`,
+//! `tools call`, `drain`, `stop`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cli::screen::{Screen, Style};
+use crate::control::client::Client;
+use crate::control::wire::{
+    CallTool, Cancelled, Done, Method, OneSession, SessionAct, Shutdown, ToolAnswer,
+};
+use crate::daemon::Exit;
+
+/// How long a tool may take before this command gives up; the tool's own timeout is shorter.
+const TOOL_TIME: Duration = Duration::from_secs(3_600);
+
+/// What a stopping daemon gets beyond its grace period.
+const EXTRA: Duration = Duration::from_secs(10);
+
+/// `cancel`: the running turn.
+pub(super) async fn cancel(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
+    let act = SessionAct { session, by: None };
+    let answer: Cancelled = client.call(Method::SessionCancel, act).await?;
+    match (screen.style, answer.cancelled) {
+        (Style::Json, _) => screen.value(&answer)?,
+        (Style::Text, true) => screen.line("cancelled")?,
+        (Style::Text, false) => screen.line("nothing was running")?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// `close` and `release`.
+pub(super) async fn act(
+    client: &Client,
+    screen: &mut Screen,
+    method: Method,
+    session: String,
+) -> Result<Exit> {
+    let act = SessionAct { session, by: None };
+    let done: Done = client.call(method, act).await?;
+    tell(screen, done, "done")
+}
+
+/// `rm`: a session and its log.
+pub(super) async fn remove(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
+    let params = OneSession { session };
+    let done: Done = client.call(Method::SessionDelete, params).await?;
+    tell(screen, done, "deleted")
+}
+
+/// `tools call`: once, outside any session.
+pub(super) async fn call_tool(
+    client: &Client,
+    screen: &mut Screen,
+    tool: String,
+    arguments: &str,
+) -> Result<Exit> {
+    let arguments = serde_json::from_str(arguments)
+        .context("the arguments are not JSON; an object is expected, for example '{\"expression\": \"17*23\"}'")?;
+    let params = CallTool { tool, arguments };
+    let answer: ToolAnswer = client
+        .call_within(TOOL_TIME, Method::ToolCall, params)
+        .await?;
+    match screen.style {
+        Style::Json => screen.value(&answer)?,
+        Style::Text => {
+            screen.text(&answer.content)?;
+            screen.end_line()?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// `drain`: no new work.
+pub(super) async fn drain(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let done: Done = client.call(Method::DaemonDrain, Done {}).await?;
+    tell(
+        screen,
+        done,
+        "draining: new work is refused, running work goes on",
+    )
+}
+
+/// `stop`: returns when the daemon has stopped.
+pub(super) async fn stop(
+    client: &Client,
+    screen: &mut Screen,
+    grace_ms: Option<u64>,
+    usual_grace_ms: u64,
+) -> Result<Exit> {
+    let done: Done = client
+        .call(Method::DaemonShutdown, Shutdown { grace_ms })
+        .await?;
+    let grace = Duration::from_millis(grace_ms.unwrap_or(usual_grace_ms));
+    let patience = grace.saturating_add(EXTRA);
+    if tokio::time::timeout(patience, client.closed())
+        .await
+        .is_err()
+    {
+        bail!(
+            "the daemon was asked to stop and still runs after {} s; its log says more",
+            patience.as_secs()
+        );
+    }
+    tell(screen, done, "stopped")
+}
+
+fn tell(screen: &mut Screen, done: Done, words: &str) -> Result<Exit> {
+    match screen.style {
+        Style::Json => screen.value(&done)?,
+        Style::Text => screen.line(words)?,
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,238 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A supervisor for AI agents: durable sessions, supervised tools, streams that can be rejoined.
+#[derive(Debug, Parser)]
+#[command(name = "impresario", version, propagate_version = true)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags that every command knows.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Global {
+    /// Read settings from this file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The data directory; its daemon's socket lies in it
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) socket: Option<PathBuf>,
+    /// Print one JSON value per line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Set one key of the settings, for example limits.live_sessions=500; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) sets: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon in the foreground
+    Serve {
+        #[arg(long, hide = true)]
+        detached: bool,
+    },
+    #[command(flatten)]
+    Talk(Talk),
+    #[command(flatten)]
+    Ask(Ask),
+    /// Check the settings and show every fault at once
+    Check,
+    /// Print the control protocol as JSON Schema
+    Schema,
+}
+
+/// Commands that follow a session.
+#[derive(Debug, Subcommand)]
+pub(super) enum Talk {
+    /// One turn: say TEXT, print the answer; starts a daemon when none answers
+    Run {
+        /// The words; - reads them from stdin
+        text: String,
+        /// Go on with this session
+        #[arg(long)]
+        session: Option<String>,
+        /// The same key again is the same input
+        #[arg(long)]
+        key: Option<String>,
+        #[command(flatten)]
+        new: NewSession,
+    },
+    /// Talk, turn after turn; starts a daemon when none answers
+    Chat {
+        /// Go on with this session
+        #[arg(long)]
+        session: Option<String>,
+        #[command(flatten)]
+        new: NewSession,
+    },
+    /// Watch a session, from its beginning or from a cursor
+    Attach {
+        session: String,
+        /// The cursor of the last item that was seen
+        #[arg(long, value_name = "CURSOR")]
+        from: Option<String>,
+    },
+    /// Print a session's events
+    Log {
+        session: String,
+        /// Go on with what comes
+        #[arg(long, short)]
+        follow: bool,
+    },
+}
+
+/// Commands that ask the daemon once.
+#[derive(Debug, Subcommand)]
+pub(super) enum Ask {
+    /// Begin a session and print its id
+    New {
+        #[command(flatten)]
+        new: NewSession,
+    },
+    /// Say TEXT to a session; returns when it is on disk, and does not wait for the answer
+    Send {
+        session: String,
+        /// The words; - reads them from stdin
+        text: String,
+        /// The same key again is the same input
+        #[arg(long)]
+        key: Option<String>,
+    },
+    /// List sessions, newest first
+    Ls {
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show one session
+    Show { session: String },
+    /// Cancel the running turn
+    Cancel { session: String },
+    /// Take no more input; the log stays
+    Close { session: String },
+    /// Delete a session and its log
+    Rm { session: String },
+    /// Let a quarantined session go on
+    Release { session: String },
+    /// List the tools, or call one
+    Tools {
+        #[command(subcommand)]
+        command: Option<ToolCommand>,
+    },
+    /// List the agents
+    Agents,
+    /// List the models
+    Models,
+    /// Show how the daemon is
+    Status,
+    /// Let running work finish and take no new work
+    Drain,
+    /// Stop the daemon
+    Stop {
+        /// The whole stop takes at most so long, milliseconds
+        #[arg(long, value_name = "MS")]
+        grace_ms: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ToolCommand {
+    /// Call a tool once, outside any session
+    Call {
+        tool: String,
+        /// The arguments: a JSON object
+        #[arg(default_value = "{}")]
+        arguments: String,
+    },
+}
+
+/// What a new session is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NewSession {
+    /// The agent; assistant, or the only one, when left out
+    #[arg(long)]
+    pub(super) agent: Option<String>,
+    /// Who a new session is accounted to
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// A label of a new session; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) labels: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or_else(|| "KEY=VALUE is expected".to_owned())
+}
+
+impl Global {
+    /// The flags as a layer of the settings.
+    pub(super) fn layer(&self) -> Vec<(String, String)> {
+        let path = |key: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref()?.display().to_string();
+            Some((key.to_owned(), path))
+        };
+        let places = [
+            path("store.path", &self.data),
+            path("control.socket", &self.socket),
+        ];
+        let mut layer = self.sets.clone();
+        layer.extend(places.into_iter().flatten());
+        layer
+    }
+
+    /// The same flags as words, for a daemon that is started with them.
+    pub(super) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(config) = &self.config {
+            words.extend(["--config".to_owned(), config.display().to_string()]);
+        }
+        for (key, value) in self.layer() {
+            words.extend(["--set".to_owned(), format!("{key}={value}")]);
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_a_layer_of_settings_and_words_for_a_daemon() {
+        let cli = Cli::try_parse_from([
+            "impresario",
+            "run",
+            "hi",
+            "--data",
+            "/d",
+            "--set",
+            "a.b=c=d",
+        ]);
+        let global = cli.unwrap().global;
+        let layer = [("a.b", "c=d"), ("store.path", "/d")].map(|(k, v)| (k.into(), v.into()));
+        assert_eq!(global.layer(), layer);
+        assert_eq!(
+            global.words(),
+            ["--set", "a.b=c=d", "--set", "store.path=/d"]
+        );
+    }
+}

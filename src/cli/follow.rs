@@ -1,0 +1,149 @@
+//! Follows one session's stream through lost connections: comes back with the last cursor.
+//!
+//! Used by `run`, `chat`, `attach` and `log --follow`.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::control::client::{Client, ClientError, Items};
+use crate::control::wire::{Method, StreamItem, Subscribe};
+use crate::daemon::{Starter, ensure};
+
+/// Between two tries to come back.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Tries to come back; with the pause, about half a minute.
+const TRIES: u32 = 150;
+
+/// How a command reaches its daemon.
+#[derive(Clone, Debug)]
+pub(super) enum Access {
+    /// It has to be there.
+    Connect(PathBuf),
+    /// It is started when it is not.
+    Ensure(Box<Starter>),
+}
+
+impl Access {
+    /// A connection.
+    pub(super) async fn client(&self) -> Result<Client> {
+        match self {
+            Self::Connect(socket) => Ok(Client::connect(socket).await?),
+            Self::Ensure(starter) => ensure(starter).await,
+        }
+    }
+}
+
+/// A stream that survives its connection.
+#[derive(Debug)]
+pub(super) struct Follow {
+    access: Access,
+    subscribe: Subscribe,
+    client: Client,
+    items: Items,
+    /// Read while a call was waiting for its answer.
+    pending: VecDeque<StreamItem>,
+    /// Where to come back to.
+    pub(super) cursor: String,
+}
+
+impl Follow {
+    /// Subscribes.
+    pub(super) async fn begin(
+        access: Access,
+        client: Client,
+        subscribe: Subscribe,
+    ) -> Result<Self> {
+        let items = client.subscribe(subscribe.clone()).await?;
+        Ok(Self {
+            access,
+            subscribe,
+            client,
+            cursor: items.cursor.clone(),
+            items,
+            pending: VecDeque::new(),
+        })
+    }
+
+    /// The next item; `None` after the end of the stream. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<StreamItem>> {
+        if let Some(item) = self.pending.pop_front() {
+            return Ok(Some(self.passed(item)));
+        }
+        loop {
+            match self.items.next().await {
+                Some(StreamItem::End { reason, .. }) if reason == "slow" || reason == "lost" => {
+                    self.come_back().await?;
+                }
+                Some(item) => return Ok(Some(self.passed(item))),
+                None => self.come_back().await?,
+            }
+        }
+    }
+
+    /// Calls a method; items that come meanwhile are kept for [`Follow::next`].
+    pub(super) async fn call<R: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        params: impl Serialize,
+    ) -> Result<R> {
+        let client = self.client.clone();
+        let call = client.call(method, params);
+        tokio::pin!(call);
+        let mut is_open = true;
+        loop {
+            tokio::select! {
+                answer = &mut call => return Ok(answer?),
+                item = self.items.next(), if is_open => match item {
+                    Some(item) => self.pending.push_back(item),
+                    None => is_open = false,
+                },
+            }
+        }
+    }
+
+    fn passed(&mut self, item: StreamItem) -> StreamItem {
+        item.cursor().clone_into(&mut self.cursor);
+        item
+    }
+
+    async fn come_back(&mut self) -> Result<()> {
+        let subscribe = Subscribe {
+            cursor: Some(self.cursor.clone()),
+            ..self.subscribe.clone()
+        };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.subscribe_again(subscribe.clone()).await {
+                Err(error) if tries < TRIES && may_pass(&error) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn subscribe_again(&mut self, subscribe: Subscribe) -> Result<()> {
+        let client = self.access.client().await?;
+        self.items = client.subscribe(subscribe).await?;
+        self.client = client;
+        Ok(())
+    }
+}
+
+/// Whether it may help to try again: nobody was there, or nobody had the time.
+fn may_pass(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Refused(refusal)) => {
+            refusal.data.as_ref().is_some_and(|data| data.retryable)
+        }
+        Some(_) => true,
+        None => false,
+    }
+}

@@ -1,0 +1,293 @@
+//! Commands that look: `ls`, `show`, `log`, `tools`, `agents`, `models`, `status`, `check`, `schema`.
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::cli::follow::{Access, Follow};
+use crate::cli::screen::{Screen, Style, short, table};
+use crate::control::client::Client;
+use crate::control::wire::{
+    AgentList, Done, Event, EventPage, EventsOf, Gauge, ListSessions, Method, ModelList, OnSlow,
+    OneSession, Session, SessionList, Status, StreamItem, Subscribe, ToolList, schema,
+};
+use crate::daemon::Exit;
+use crate::settings::{Environment, Layers, LoadError, load};
+
+/// Sessions asked for at once.
+const PAGE: u32 = 500;
+
+/// `ls`: newest first.
+pub(super) async fn ls(client: &Client, screen: &mut Screen, limit: u32) -> Result<Exit> {
+    let mut sessions: Vec<Session> = Vec::new();
+    let mut before = None;
+    while sessions.len() < limit as usize {
+        let left = limit - u32::try_from(sessions.len()).unwrap_or(limit);
+        let params = ListSessions {
+            before,
+            limit: Some(left.min(PAGE)),
+        };
+        let page: SessionList = client.call(Method::SessionList, params).await?;
+        sessions.extend(page.sessions);
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let head = ["SESSION", "STATUS", "AGENT", "TURNS", "UPDATED", "TITLE"];
+    rows(screen, &head, &sessions, |it| {
+        vec![
+            it.session.clone(),
+            it.status.clone(),
+            it.agent.clone(),
+            it.turns.to_string(),
+            it.updated_at.clone(),
+            short(&it.title, 48),
+        ]
+    })
+}
+
+/// `show`: one session.
+pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
+    let it: Session = client
+        .call(Method::SessionGet, OneSession { session })
+        .await?;
+    if screen.style == Style::Json {
+        screen.value(&it)?;
+        return Ok(Exit::Ok);
+    }
+    let labels: Vec<_> = it.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let mut lines = vec![
+        ("session", it.session),
+        ("status", it.status),
+        ("agent", it.agent),
+        ("tenant", it.tenant),
+        ("labels", labels.join(" ")),
+        ("title", short(&it.title, 100)),
+        ("events", it.head.to_string()),
+        ("turns", it.turns.to_string()),
+        ("waiting", it.waiting_inputs.to_string()),
+        (
+            "tokens",
+            format!("{} in, {} out", it.usage.input, it.usage.output),
+        ),
+        ("cost", format!("{:.6} USD", it.cost_usd)),
+        ("live", it.live.to_string()),
+        ("readers", it.readers.to_string()),
+        ("created", it.created_at),
+        ("updated", it.updated_at),
+    ];
+    if let Some(reason) = it.quarantine {
+        lines.push(("set aside", reason));
+        lines.push((
+            "next",
+            "`impresario release SESSION` lets it go on".to_owned(),
+        ));
+    }
+    pairs(screen, &lines)
+}
+
+/// `log`: a session's events.
+pub(super) async fn log(client: &Client, screen: &mut Screen, session: &str) -> Result<Exit> {
+    let mut after = 0;
+    loop {
+        let params = EventsOf {
+            session: session.to_owned(),
+            after,
+            limit: Some(PAGE),
+        };
+        let page: EventPage = client.call(Method::SessionEvents, params).await?;
+        for event in &page.events {
+            event_line(screen, event)?;
+        }
+        match page.events.last() {
+            Some(last) if page.more => after = last.seq,
+            Some(_) | None => return Ok(Exit::Ok),
+        }
+    }
+}
+
+/// `log --follow`: a session's events, and those that come.
+pub(super) async fn follow(access: Access, screen: &mut Screen, session: String) -> Result<Exit> {
+    let client = access.client().await?;
+    let subscribe = Subscribe {
+        session,
+        on_slow: OnSlow::Boundaries,
+        ..Subscribe::default()
+    };
+    let mut follow = Follow::begin(access, client, subscribe).await?;
+    loop {
+        let item = tokio::select! {
+            item = follow.next() => item?,
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Ok),
+        };
+        match item {
+            Some(StreamItem::Event { event, .. }) => event_line(screen, &event)?,
+            Some(StreamItem::End { reason, .. }) => {
+                screen.note(&format!("the stream ended: {reason}"))?;
+                return Ok(Exit::Ok);
+            }
+            Some(StreamItem::Delta { .. } | StreamItem::Reset { .. } | StreamItem::Gap { .. }) => {}
+            None => return Ok(Exit::Ok),
+        }
+    }
+}
+
+fn event_line(screen: &mut Screen, event: &Event) -> Result<()> {
+    match screen.style {
+        Style::Json => screen.value(event)?,
+        Style::Text => screen.line(&format!(
+            "{:>5}  {}  {:<16}  {}",
+            event.seq,
+            event.timestamp,
+            event.kind,
+            short(&event.data.to_string(), 200)
+        ))?,
+    }
+    Ok(())
+}
+
+/// `tools`.
+pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let list: ToolList = client.call(Method::ToolList, Done {}).await?;
+    let head = ["TOOL", "KIND", "EFFECT", "TIMEOUT", "DESCRIPTION"];
+    rows(screen, &head, &list.tools, |it| {
+        vec![
+            it.name.clone(),
+            it.kind.clone(),
+            it.effect.clone(),
+            format!("{} ms", it.timeout_ms),
+            short(&it.description, 80),
+        ]
+    })
+}
+
+/// `agents`.
+pub(super) async fn agents(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let list: AgentList = client.call(Method::AgentList, Done {}).await?;
+    let head = ["AGENT", "MODEL", "TOOLS", "DESCRIPTION"];
+    rows(screen, &head, &list.agents, |it| {
+        vec![
+            it.name.clone(),
+            it.model.clone(),
+            it.tools.join(","),
+            short(&it.description, 80),
+        ]
+    })
+}
+
+/// `models`.
+pub(super) async fn models(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let list: ModelList = client.call(Method::ModelList, Done {}).await?;
+    rows(screen, &["NAME", "PROVIDER", "MODEL"], &list.models, |it| {
+        vec![it.name.clone(), it.provider.clone(), it.model.clone()]
+    })
+}
+
+/// `status`.
+pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let it: Status = client.call(Method::DaemonStatus, Done {}).await?;
+    if screen.style == Style::Json {
+        screen.value(&it)?;
+        return Ok(Exit::Ok);
+    }
+    let state = match (it.draining, it.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "recovering",
+    };
+    let lines = [
+        (
+            "state",
+            format!("{state}, version {}, process {}", it.version, it.pid),
+        ),
+        ("up", format!("{} s", it.uptime_ms / 1_000)),
+        ("data", format!("{} ({} bytes)", it.data, it.store_bytes)),
+        ("metrics", it.metrics.unwrap_or_else(|| "off".to_owned())),
+        ("live sessions", gauge(it.limits.live_sessions)),
+        ("running turns", gauge(it.limits.running_turns)),
+        ("model calls", gauge(it.limits.model_calls)),
+        ("tool workers", gauge(it.limits.tool_workers)),
+        ("queued inputs", gauge(it.limits.queued_inputs)),
+        ("readers", it.readers.to_string()),
+        ("quarantined", it.quarantined.to_string()),
+        ("recovering", it.recovering.to_string()),
+    ];
+    pairs(screen, &lines)
+}
+
+fn gauge(it: Gauge) -> String {
+    format!("{} of {}, {} waiting", it.used, it.limit, it.waiting)
+}
+
+/// `check`: says everything that is wrong with the settings.
+pub(super) fn check(
+    layers: &Layers,
+    environment: &Environment,
+    screen: &mut Screen,
+) -> Result<Exit> {
+    let problems = match load(layers, environment) {
+        Ok(loaded) => {
+            let origin = loaded.to_string();
+            let settings = loaded.settings.resolved(environment)?;
+            let data = settings.store.path.display().to_string();
+            let socket = settings.control.socket.display().to_string();
+            match screen.style {
+                Style::Json => screen.value(
+                    &json!({"ok": true, "settings": origin, "data": data, "socket": socket}),
+                )?,
+                Style::Text => screen.line(&format!(
+                    "ok: {origin}\ndata directory {data}\ncontrol socket {socket}"
+                ))?,
+            }
+            return Ok(Exit::Ok);
+        }
+        Err(LoadError::Problems(problems)) => problems,
+        Err(other) => return Err(other.into()),
+    };
+    for problem in &problems {
+        match screen.style {
+            Style::Json => screen.value(
+                &json!({"key": problem.key, "says": problem.says, "origin": problem.origin}),
+            )?,
+            Style::Text => screen.line(&problem.to_string())?,
+        }
+    }
+    Ok(Exit::Settings)
+}
+
+/// `schema`.
+pub(super) fn print_schema(screen: &mut Screen) -> Result<Exit> {
+    match screen.style {
+        Style::Json => screen.value(&schema())?,
+        Style::Text => screen.line(&serde_json::to_string_pretty(&schema())?)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn rows<T: Serialize>(
+    screen: &mut Screen,
+    head: &[&str],
+    items: &[T],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<Exit> {
+    if screen.style == Style::Json {
+        for item in items {
+            screen.value(item)?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    let all: Vec<_> = std::iter::once(head).chain(items.iter().map(row)).collect();
+    for line in table(&all) {
+        screen.line(&line)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn pairs(screen: &mut Screen, lines: &[(&str, String)]) -> Result<Exit> {
+    for (name, value) in lines {
+        screen.line(&format!("{name:<14} {value}"))?;
+    }
+    Ok(Exit::Ok)
+}

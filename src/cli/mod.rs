@@ -1,0 +1,175 @@
+//! The commands: parses the command line, carries one out, gives the exit code.
+//!
+//! Called by `main`. Answers go to stdout, everything else to stderr; the one door to both is
+//! `screen`.
+
+mod act;
+mod args;
+mod follow;
+mod look;
+mod printer;
+mod screen;
+mod talk;
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::cli::args::{Ask, Cli, Command, Global, Talk, ToolCommand};
+use crate::cli::follow::Access;
+use crate::cli::screen::{Screen, Style};
+use crate::control::client::{Client, ClientError};
+use crate::control::wire::{Method, SendInput};
+use crate::daemon::{self, Exit, Mode, Starter};
+use crate::settings::{Environment, Layers, Settings, load};
+
+/// Carries out the command line of this process.
+#[must_use]
+pub fn main(environment: &Environment) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
+            // Help that nobody reads is no failure.
+            let _printed = error.print();
+            return exit.into();
+        }
+    };
+    let style = if cli.global.json {
+        Style::Json
+    } else {
+        Style::Text
+    };
+    let mut screen = Screen::new(style);
+    match carry_out(cli, environment, &mut screen) {
+        Ok(exit) => exit.into(),
+        Err(error) => tell(&error, &mut screen).into(),
+    }
+}
+
+/// Tells why a command failed; gives the exit code.
+fn tell(error: &anyhow::Error, screen: &mut Screen) -> Exit {
+    let nobody_reads = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+    if nobody_reads {
+        return Exit::Ok;
+    }
+    let code = match error.downcast_ref() {
+        Some(ClientError::Refused(refusal)) => refusal.name(),
+        Some(ClientError::NoDaemon(_)) => "no_daemon",
+        Some(_) | None => "failed",
+    };
+    // When stderr is gone the exit code still tells.
+    let _told = screen.failure(code, &format!("{error:#}"));
+    Exit::of(error)
+}
+
+fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result<Exit> {
+    let layers = Layers {
+        file: cli.global.config.clone(),
+        flags: cli.global.layer(),
+    };
+    match cli.command {
+        Command::Schema => look::print_schema(screen),
+        Command::Check => look::check(&layers, environment, screen),
+        Command::Serve { detached } => {
+            let mode = if detached {
+                // Before the first thread starts.
+                daemon::detach()?;
+                Mode::Detached
+            } else {
+                Mode::Foreground
+            };
+            let loaded = load(&layers, environment)?;
+            block_on(daemon::serve(&loaded, environment, mode))
+        }
+        Command::Talk(command) => {
+            let settings = load(&layers, environment)?.settings.resolved(environment)?;
+            block_on(talk(command, settings, &cli.global, screen))
+        }
+        Command::Ask(command) => {
+            let settings = load(&layers, environment)?.settings.resolved(environment)?;
+            block_on(ask(command, &settings, screen))
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let exit = runtime.block_on(command);
+    // What still runs is waiting for stdin, or was left behind by a second signal.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn talk(
+    command: Talk,
+    settings: Settings,
+    global: &Global,
+    screen: &mut Screen,
+) -> Result<Exit> {
+    let there = Access::Connect(settings.control.socket.clone());
+    let started = Access::Ensure(Box::new(Starter {
+        settings,
+        flags: global.words(),
+    }));
+    match command {
+        Talk::Run {
+            text,
+            session,
+            key,
+            new,
+        } => talk::run(started, screen, text, session, (key, new)).await,
+        Talk::Chat { session, new } => talk::chat(started, screen, session, new).await,
+        Talk::Attach { session, from } => talk::attach(there, screen, session, from).await,
+        Talk::Log {
+            session,
+            follow: true,
+        } => look::follow(there, screen, session).await,
+        Talk::Log {
+            session,
+            follow: false,
+        } => look::log(&there.client().await?, screen, &session).await,
+    }
+}
+
+async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<Exit> {
+    let client = &Client::connect(&settings.control.socket).await?;
+    match command {
+        Ask::New { new } => talk::new(client, screen, new).await,
+        Ask::Send { session, text, key } => {
+            let input = SendInput {
+                session,
+                content: text,
+                key,
+                by: None,
+            };
+            talk::send(client, screen, input).await
+        }
+        Ask::Ls { limit } => look::ls(client, screen, limit).await,
+        Ask::Show { session } => look::show(client, screen, session).await,
+        Ask::Cancel { session } => act::cancel(client, screen, session).await,
+        Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,
+        Ask::Release { session } => act::act(client, screen, Method::SessionRelease, session).await,
+        Ask::Rm { session } => act::remove(client, screen, session).await,
+        Ask::Tools { command: None } => look::tools(client, screen).await,
+        Ask::Tools {
+            command: Some(ToolCommand::Call { tool, arguments }),
+        } => act::call_tool(client, screen, tool, &arguments).await,
+        Ask::Agents => look::agents(client, screen).await,
+        Ask::Models => look::models(client, screen).await,
+        Ask::Status => look::status(client, screen).await,
+        Ask::Drain => act::drain(client, screen).await,
+        Ask::Stop { grace_ms } => act::stop(client, screen, grace_ms, settings.stop.grace_ms).await,
+    }
+}

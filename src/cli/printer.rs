@@ -1,0 +1,328 @@
+//! Shows a session's stream to people: words as they come, tool calls as short lines beside them.
+//!
+//! Fed with wire items by `run`, `chat` and `attach`. Shows every byte of an answer once: when an
+//! answer was seen in part, the rest of it and no more.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use crate::cli::screen::{Screen, Style, short};
+use crate::control::wire::{
+    Event, LlmRequest, LlmResponse, Problem, Quarantined, StreamItem, ToolCall, ToolResult,
+    TurnFinished, UserInput, WorkerRestarted,
+};
+
+/// A result or arguments longer than this are shown in part.
+const SHORT: usize = 160;
+
+/// Whether a person's words are shown too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inputs {
+    /// Shown: somebody else may be talking.
+    Shown,
+    /// Hidden: whoever reads has just typed them.
+    Hidden,
+}
+
+/// Remembers what was shown.
+#[derive(Debug)]
+pub(super) struct Printer {
+    inputs: Inputs,
+    /// Bytes shown of each answer in flight, by its intent.
+    shown: HashMap<u64, u64>,
+}
+
+impl Printer {
+    pub(super) fn new(inputs: Inputs) -> Self {
+        Self {
+            inputs,
+            shown: HashMap::new(),
+        }
+    }
+
+    /// Shows one item.
+    pub(super) fn show<O: Write, E: Write>(
+        &mut self,
+        item: &StreamItem,
+        screen: &mut Screen<O, E>,
+    ) -> io::Result<()> {
+        if screen.style == Style::Json {
+            return screen.value(item);
+        }
+        match item {
+            StreamItem::Event { event, .. } => self.event(event, screen),
+            StreamItem::Delta {
+                of,
+                channel,
+                offset,
+                text,
+                ..
+            } => match channel.as_str() {
+                "text" => self.delta(*of, *offset, text, screen),
+                _ => Ok(()),
+            },
+            StreamItem::Reset { of, .. } => self.reset(*of, screen),
+            StreamItem::Gap { .. } => Ok(()),
+            StreamItem::End { reason, .. } => {
+                screen.end_line()?;
+                screen.note(&format!("the stream ended: {reason}"))
+            }
+        }
+    }
+
+    fn delta<O: Write, E: Write>(
+        &mut self,
+        of: u64,
+        offset: u64,
+        text: &str,
+        screen: &mut Screen<O, E>,
+    ) -> io::Result<()> {
+        // A first piece that does not begin at 0 follows what was seen before this connection.
+        let shown = self.shown.entry(of).or_insert(offset);
+        let Some(known) = shown.checked_sub(offset) else {
+            // Something was left out; the whole answer will show it.
+            return Ok(());
+        };
+        let fresh = usize::try_from(known).ok().and_then(|at| text.get(at..));
+        let Some(fresh) = fresh else { return Ok(()) };
+        *shown += fresh.len() as u64;
+        screen.text(fresh)
+    }
+
+    fn reset<O: Write, E: Write>(&mut self, of: u64, screen: &mut Screen<O, E>) -> io::Result<()> {
+        if self.shown.insert(of, 0).is_some_and(|bytes| bytes > 0) {
+            screen.end_line()?;
+            screen.note("↺ the answer was interrupted and begins again")?;
+        }
+        Ok(())
+    }
+
+    fn event<O: Write, E: Write>(
+        &mut self,
+        event: &Event,
+        screen: &mut Screen<O, E>,
+    ) -> io::Result<()> {
+        match event.kind.as_str() {
+            "llm_response" => self.response(event, screen),
+            "user_input" if self.inputs == Inputs::Shown => {
+                let input: Option<UserInput> = event.read();
+                let words = input.map(|it| it.content).unwrap_or_default();
+                screen.line(&format!("> {words}"))
+            }
+            "tool_call" => match event.read::<ToolCall>() {
+                Some(call) => {
+                    let arguments = short(&call.arguments, SHORT);
+                    screen.note(&format!("→ {} {arguments}", call.tool))
+                }
+                None => Ok(()),
+            },
+            "tool_result" => match event.read::<ToolResult>() {
+                Some(result) => screen.note(&result_line(&result)),
+                None => Ok(()),
+            },
+            _ => match remark(event) {
+                Some(remark) => screen.note(&remark),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn response<O: Write, E: Write>(
+        &mut self,
+        event: &Event,
+        screen: &mut Screen<O, E>,
+    ) -> io::Result<()> {
+        let Some(response) = event.read::<LlmResponse>() else {
+            return Ok(());
+        };
+        let shown = self.shown.remove(&response.of).unwrap_or(0);
+        let rest = usize::try_from(shown)
+            .ok()
+            .and_then(|at| response.content.get(at..));
+        screen.text(rest.unwrap_or_default())?;
+        screen.end_line()
+    }
+}
+
+fn result_line(result: &ToolResult) -> String {
+    let content = short(&result.content, SHORT);
+    match result.outcome.as_str() {
+        "ok" => format!("← {content}"),
+        outcome => format!("← {outcome}: {content}"),
+    }
+}
+
+/// What is told about an event that is neither words nor a tool's.
+fn remark(event: &Event) -> Option<String> {
+    match event.kind.as_str() {
+        "llm_request" => {
+            let request: LlmRequest = event.read()?;
+            let again = request.attempt > 1;
+            again.then(|| format!("… asks {} again, try {}", request.model, request.attempt))
+        }
+        "error" => {
+            let problem: Problem = event.read()?;
+            Some(format!("! {} ({})", problem.message, problem.code))
+        }
+        "worker_restarted" => {
+            let restarted: WorkerRestarted = event.read()?;
+            Some(format!("↻ runs again after: {}", restarted.reason))
+        }
+        "turn_finished" => {
+            let finished: TurnFinished = event.read()?;
+            let went_well = finished.status == "completed";
+            (!went_well).then(|| format!("the turn was {}", verb(&finished.status)))
+        }
+        "quarantined" => {
+            let quarantined: Quarantined = event.read()?;
+            Some(format!("the session was set aside: {}", quarantined.reason))
+        }
+        "released" => Some("the session was released".to_owned()),
+        "session_closed" => Some("the session is closed".to_owned()),
+        _ => None,
+    }
+}
+
+fn verb(status: &str) -> &str {
+    match status {
+        "failed" => "given up",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::screen::tests::{TestScreen, screen, shown};
+    use serde_json::{Value, json};
+
+    fn delta(offset: u64, text: &str) -> StreamItem {
+        StreamItem::Delta {
+            subscription: "s".into(),
+            cursor: "c".into(),
+            of: 4,
+            attempt: 1,
+            channel: "text".into(),
+            offset,
+            text: text.into(),
+        }
+    }
+
+    fn event(kind: &str, data: Value) -> StreamItem {
+        StreamItem::Event {
+            subscription: "s".into(),
+            cursor: "c".into(),
+            event: Event {
+                id: "x:5".into(),
+                session: "x".into(),
+                seq: 5,
+                kind: kind.into(),
+                timestamp: String::new(),
+                data,
+            },
+        }
+    }
+
+    fn response(content: &str) -> StreamItem {
+        event(
+            "llm_response",
+            json!({"of": 4, "content": content, "finish_reason": "stop", "duration_ms": 1}),
+        )
+    }
+
+    fn print(items: &[StreamItem]) -> (String, String) {
+        let mut printer = Printer::new(Inputs::Hidden);
+        let mut screen: TestScreen = screen(Style::Text);
+        for item in items {
+            printer.show(item, &mut screen).unwrap();
+        }
+        shown(screen)
+    }
+
+    #[test]
+    fn an_answer_is_shown_once_whether_it_came_in_pieces_or_whole() {
+        let whole = ("hello world\n".to_owned(), String::new());
+        assert_eq!(print(&[response("hello world")]), whole);
+        assert_eq!(
+            print(&[
+                delta(0, "hello "),
+                delta(6, "world"),
+                response("hello world")
+            ]),
+            whole
+        );
+        assert_eq!(
+            print(&[
+                delta(0, "hello "),
+                delta(3, "lo wor"),
+                response("hello world")
+            ]),
+            whole
+        );
+        // A piece was left out: the rest comes with the whole answer.
+        assert_eq!(
+            print(&[delta(0, "hel"), delta(6, "world"), response("hello world")]),
+            whole
+        );
+    }
+
+    #[test]
+    fn a_reader_who_comes_back_sees_the_rest_only() {
+        let (out, _) = print(&[delta(6, "wo"), response("hello world")]);
+        assert_eq!(out, "world\n");
+    }
+
+    #[test]
+    fn an_answer_that_begins_again_is_marked() {
+        let reset = StreamItem::Reset {
+            subscription: "s".into(),
+            cursor: "c".into(),
+            of: 4,
+        };
+        let (out, err) = print(&[
+            delta(0, "hel"),
+            reset,
+            delta(0, "good"),
+            response("good day"),
+        ]);
+        assert_eq!(out, "hel\ngood day\n");
+        assert!(err.contains("begins again"), "{err}");
+    }
+
+    #[test]
+    fn tools_and_troubles_stand_beside_the_answer() {
+        let (out, err) = print(&[
+            event(
+                "tool_call",
+                json!({"turn": 1, "step": 1, "call_id": "c", "tool": "calc",
+                "arguments": "{\"expression\":\"17*23\"}", "effect": "pure", "idempotency_key": "k"}),
+            ),
+            event(
+                "tool_result",
+                json!({"of": 5, "outcome": "ok", "content": "391", "attempts": 1,
+                "duration_ms": 1}),
+            ),
+            event("a_kind_of_the_future", json!({})),
+            event(
+                "error",
+                json!({"class": "model", "code": "model_overloaded", "message": "busy",
+                "retryable": true}),
+            ),
+        ]);
+        assert_eq!(out, "");
+        assert_eq!(
+            err,
+            "→ calc {\"expression\":\"17*23\"}\n← 391\n! busy (model_overloaded)\n"
+        );
+    }
+
+    #[test]
+    fn json_style_shows_every_item_as_it_is() {
+        let mut printer = Printer::new(Inputs::Hidden);
+        let mut screen = screen(Style::Json);
+        let item = delta(0, "\x1b[31m");
+        printer.show(&item, &mut screen).unwrap();
+        let (out, _) = shown(screen);
+        assert_eq!(serde_json::from_str::<StreamItem>(&out).unwrap(), item);
+    }
+}

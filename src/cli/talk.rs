@@ -1,0 +1,334 @@
+//! Commands that talk: `run`, `chat`, `new`, `send`, `attach`.
+
+use std::io::Read;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::args::NewSession;
+use crate::cli::follow::{Access, Follow};
+use crate::cli::printer::{Inputs, Printer};
+use crate::cli::screen::{Screen, Style};
+use crate::control::client::Client;
+use crate::control::wire::{
+    Cancelled, CreateSession, Event, Method, SendInput, Sent, Session, SessionAct, Start,
+    StreamItem, Subscribe, TurnFinished, TurnStarted,
+};
+use crate::daemon::Exit;
+
+/// `run`: one turn.
+pub(super) async fn run(
+    access: Access,
+    screen: &mut Screen,
+    text: String,
+    session: Option<String>,
+    (key, new): (Option<String>, NewSession),
+) -> Result<Exit> {
+    let content = words(text)?;
+    let client = access.client().await?;
+    // A key may be that of an earlier turn: its answer is in the log.
+    let start = match (&session, &key) {
+        (Some(_), None) => Start::Now,
+        (None, _) | (Some(_), Some(_)) => Start::First,
+    };
+    let session = find_or_create(&client, session, new).await?;
+    screen.note(&format!("session {session}"))?;
+    let mut conversation = Conversation::begin(access, client, session, start).await?;
+    conversation.turn(screen, content, key).await
+}
+
+/// `chat`: turn after turn, until the input ends.
+pub(super) async fn chat(
+    access: Access,
+    screen: &mut Screen,
+    session: Option<String>,
+    new: NewSession,
+) -> Result<Exit> {
+    let client = access.client().await?;
+    let session = find_or_create(&client, session, new).await?;
+    screen.note(&format!("session {session}; Ctrl-D or Ctrl-C leaves"))?;
+    let mut conversation = Conversation::begin(access, client, session, Start::Now).await?;
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    loop {
+        screen.prompt()?;
+        let line = tokio::select! {
+            line = lines.next_line() => line.context("failed to read stdin")?,
+            _ = conversation.interrupt.recv() => None,
+        };
+        let Some(line) = line else { break };
+        if line.trim().is_empty() {
+            continue;
+        }
+        if let Err(error) = conversation.turn(screen, line, None).await {
+            screen.failure("turn", &format!("{error:#}"))?;
+        }
+    }
+    screen.note(&format!(
+        "the session stays; `impresario chat --session {}` goes on",
+        conversation.session
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// `new`: prints the id of a new session.
+pub(super) async fn new(client: &Client, screen: &mut Screen, new: NewSession) -> Result<Exit> {
+    let session = create(client, new).await?;
+    match screen.style {
+        Style::Json => screen.value(&session)?,
+        Style::Text => screen.line(&session.session)?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// `send`: returns when the input is on disk.
+pub(super) async fn send(client: &Client, screen: &mut Screen, input: SendInput) -> Result<Exit> {
+    let input = SendInput {
+        content: words(input.content)?,
+        ..input
+    };
+    let sent: Sent = client.call(Method::SessionSend, &input).await?;
+    match (screen.style, sent.duplicate) {
+        (Style::Json, _) => screen.value(&sent)?,
+        (Style::Text, false) => screen.line(&format!("{}:{}", input.session, sent.seq))?,
+        (Style::Text, true) => {
+            screen.line(&format!("{}:{}", input.session, sent.seq))?;
+            screen.note("the key was sent before; nothing new was recorded")?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// `attach`: shows a session until it ends or the reader leaves.
+pub(super) async fn attach(
+    access: Access,
+    screen: &mut Screen,
+    session: String,
+    from: Option<String>,
+) -> Result<Exit> {
+    let client = access.client().await?;
+    let subscribe = Subscribe {
+        session: session.clone(),
+        cursor: from,
+        ..Subscribe::default()
+    };
+    let mut follow = Follow::begin(access, client, subscribe).await?;
+    let mut printer = Printer::new(Inputs::Shown);
+    let mut interrupt = interrupts()?;
+    loop {
+        let item = tokio::select! {
+            item = follow.next() => item?,
+            _ = interrupt.recv() => break,
+        };
+        let Some(item) = item else { break };
+        printer.show(&item, screen)?;
+        if matches!(item, StreamItem::End { .. }) {
+            break;
+        }
+    }
+    screen.end_line()?;
+    screen.note(&format!(
+        "come back with `impresario attach {session} --from '{}'`",
+        follow.cursor
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// One reader who also talks.
+struct Conversation {
+    session: String,
+    follow: Follow,
+    printer: Printer,
+    interrupt: Signal,
+}
+
+/// How far a turn has come.
+struct Progress {
+    input: u64,
+    turn: Option<u32>,
+    asked_to_cancel: bool,
+}
+
+impl Conversation {
+    async fn begin(access: Access, client: Client, session: String, start: Start) -> Result<Self> {
+        let subscribe = Subscribe {
+            session: session.clone(),
+            start,
+            ..Subscribe::default()
+        };
+        Ok(Self {
+            session,
+            follow: Follow::begin(access, client, subscribe).await?,
+            printer: Printer::new(Inputs::Hidden),
+            interrupt: interrupts()?,
+        })
+    }
+
+    /// Says something and shows the turn that answers it. The first Ctrl-C cancels the turn, the
+    /// second leaves.
+    async fn turn(
+        &mut self,
+        screen: &mut Screen,
+        content: String,
+        key: Option<String>,
+    ) -> Result<Exit> {
+        let input = SendInput {
+            session: self.session.clone(),
+            content,
+            key,
+            by: None,
+        };
+        let sent: Sent = self.follow.call(Method::SessionSend, input).await?;
+        let mut progress = Progress {
+            input: sent.seq,
+            turn: None,
+            asked_to_cancel: false,
+        };
+        loop {
+            tokio::select! {
+                item = self.follow.next() => {
+                    let Some(item) = item? else {
+                        bail!("the stream ended before the turn did");
+                    };
+                    if let Some(exit) = self.take(&item, &mut progress, screen)? {
+                        return Ok(exit);
+                    }
+                }
+                _ = self.interrupt.recv() => {
+                    if progress.asked_to_cancel {
+                        screen.end_line()?;
+                        screen.note(&self.how_to_come_back())?;
+                        return Ok(Exit::Interrupted);
+                    }
+                    progress.asked_to_cancel = true;
+                    self.cancel(screen).await?;
+                }
+            }
+        }
+    }
+
+    async fn cancel(&mut self, screen: &mut Screen) -> Result<()> {
+        let act = SessionAct {
+            session: self.session.clone(),
+            by: None,
+        };
+        let answer: Cancelled = self.follow.call(Method::SessionCancel, act).await?;
+        screen.end_line()?;
+        let note = if answer.cancelled {
+            "cancelling; Ctrl-C again leaves at once"
+        } else {
+            "nothing was running yet; Ctrl-C again leaves, and the turn goes on"
+        };
+        Ok(screen.note(note)?)
+    }
+
+    /// Shows an item of our turn; gives the exit when it was the last one.
+    fn take(
+        &mut self,
+        item: &StreamItem,
+        progress: &mut Progress,
+        screen: &mut Screen,
+    ) -> Result<Option<Exit>> {
+        if let StreamItem::End { reason, .. } = item {
+            self.printer.show(item, screen)?;
+            bail!(
+                "the stream ended before the turn did ({reason}); {}",
+                self.how_to_come_back()
+            );
+        }
+        let event = match item {
+            StreamItem::Event { event, .. } => Some(event),
+            StreamItem::Delta { .. }
+            | StreamItem::Reset { .. }
+            | StreamItem::Gap { .. }
+            | StreamItem::End { .. } => None,
+        };
+        if let Some(event) = event {
+            progress.begin(event);
+        }
+        if progress.turn.is_some() {
+            self.printer.show(item, screen)?;
+        }
+        match event {
+            Some(event) => self.exit_of(event, progress),
+            None => Ok(None),
+        }
+    }
+
+    fn exit_of(&self, event: &Event, progress: &Progress) -> Result<Option<Exit>> {
+        match event.kind.as_str() {
+            "turn_finished" => {
+                let finished: Option<TurnFinished> = event.read();
+                let ours = finished.filter(|finished| Some(finished.turn) == progress.turn);
+                Ok(ours.map(|finished| match finished.status.as_str() {
+                    "completed" => Exit::Ok,
+                    "cancelled" => Exit::Interrupted,
+                    _ => Exit::Failed,
+                }))
+            }
+            "quarantined" if event.seq > progress.input => bail!(
+                "the session was set aside; `impresario show {}` says why",
+                self.session
+            ),
+            "session_closed" if event.seq > progress.input => {
+                bail!("the session was closed before the turn was done")
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn how_to_come_back(&self) -> String {
+        format!(
+            "the turn goes on without you; `impresario attach {} --from '{}'` shows the rest",
+            self.session, self.follow.cursor
+        )
+    }
+}
+
+impl Progress {
+    fn begin(&mut self, event: &Event) {
+        if event.kind != "turn_started" {
+            return;
+        }
+        let started: Option<TurnStarted> = event.read();
+        if let Some(started) = started.filter(|started| started.inputs.contains(&self.input)) {
+            self.turn = Some(started.turn);
+        }
+    }
+}
+
+async fn find_or_create(
+    client: &Client,
+    session: Option<String>,
+    new: NewSession,
+) -> Result<String> {
+    match session {
+        Some(session) => Ok(session),
+        None => Ok(create(client, new).await?.session),
+    }
+}
+
+async fn create(client: &Client, new: NewSession) -> Result<Session> {
+    let params = CreateSession {
+        agent: new.agent,
+        tenant: new.tenant,
+        labels: new.labels.into_iter().collect(),
+    };
+    Ok(client.call(Method::SessionCreate, params).await?)
+}
+
+/// The words themselves; `-` stands for stdin.
+fn words(text: String) -> Result<String> {
+    if text != "-" {
+        return Ok(text);
+    }
+    let mut words = String::new();
+    std::io::stdin()
+        .read_to_string(&mut words)
+        .context("failed to read the words from stdin")?;
+    Ok(words)
+}
+
+fn interrupts() -> Result<Signal> {
+    signal(SignalKind::interrupt()).context("failed to listen to Ctrl-C")
+}

@@ -1,0 +1,439 @@
+//! A session's events as they go over the socket, and what each type carries in `data`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::control::wire::rfc3339;
+use crate::event::{self, Fact};
+use crate::id::{Seq, SessionId};
+
+/// A durable fact of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// `<session>:<seq>`.
+    pub id: String,
+    /// Whose event.
+    pub session: String,
+    /// Its number: 1, 2, 3… without gaps.
+    pub seq: u64,
+    /// What kind: `user_input`, `llm_response`, … A reader skips kinds it does not know.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// RFC 3339 with milliseconds, UTC. For people; order comes from `seq` alone.
+    pub timestamp: String,
+    /// What the kind carries.
+    pub data: Value,
+}
+
+/// `session_created`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionCreated {
+    /// The agent's name.
+    pub agent: String,
+    /// The model's name at that time.
+    pub model: String,
+    /// Who it is accounted to.
+    pub tenant: String,
+    /// For people and filters.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `user_input`: accepted durably, not yet applied to a turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserInput {
+    /// The words.
+    pub content: String,
+    /// Who said them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// `turn_started`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnStarted {
+    /// Turns count from 1.
+    pub turn: u32,
+    /// The inputs it answers, by number.
+    pub inputs: Vec<u64>,
+}
+
+/// `llm_request`: a model is about to be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LlmRequest {
+    /// Which turn.
+    pub turn: u32,
+    /// Steps count from 1.
+    pub step: u32,
+    /// Tries at this step count from 1.
+    pub attempt: u32,
+    /// The model's name in the settings.
+    pub model: String,
+}
+
+/// `llm_response`: a complete answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LlmResponse {
+    /// The `llm_request` that it answers.
+    pub of: u64,
+    /// The words.
+    pub content: String,
+    /// What it thought before, where the provider says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// Calls it asks for, in its order.
+    #[serde(default)]
+    pub tool_calls: Vec<RequestedCall>,
+    /// `stop`, `tool_calls`, `length`, `content_filter`, or the provider's own word.
+    pub finish_reason: String,
+    /// Tokens, where the provider counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Cost, where the price is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// To the first piece, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<u64>,
+    /// To the end, milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A tool call as the model asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RequestedCall {
+    /// The model's name for the call.
+    pub id: String,
+    /// The tool's name, as the model wrote it.
+    pub tool: String,
+    /// The arguments as JSON text, as the model wrote them.
+    pub arguments: String,
+}
+
+/// `tool_call`: a tool is about to be called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolCall {
+    /// Which turn.
+    pub turn: u32,
+    /// Which step of it.
+    pub step: u32,
+    /// The model's name for the call.
+    pub call_id: String,
+    /// The tool's name.
+    pub tool: String,
+    /// The arguments as JSON text.
+    pub arguments: String,
+    /// `pure`, `idempotent` or `at_most_once`.
+    pub effect: String,
+    /// `<session>:<seq>`: the same for every run of the call.
+    pub idempotency_key: String,
+}
+
+/// `tool_result`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolResult {
+    /// The `tool_call` whose outcome this is.
+    pub of: u64,
+    /// `ok`, `error`, `timeout`, `cancelled`, `unknown`.
+    pub outcome: String,
+    /// What the model gets to read.
+    pub content: String,
+    /// Runs of the tool.
+    pub attempts: u32,
+    /// From the first start to the end, milliseconds.
+    pub duration_ms: u64,
+}
+
+/// `error`: for people; never shown to the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// `model`, `tool`, `limit`, `internal`.
+    pub class: String,
+    /// Stable code, see `docs/errors.md`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// The intent whose outcome this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<u64>,
+    /// It will be tried again.
+    pub retryable: bool,
+    /// At the earliest after so many milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_ms: Option<u64>,
+}
+
+/// `worker_restarted`: an effect runs again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerRestarted {
+    /// The intent whose effect runs again.
+    pub of: u64,
+    /// Which run begins.
+    pub attempt: u32,
+    /// Why the former run ended.
+    pub reason: String,
+}
+
+/// `turn_finished`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TurnFinished {
+    /// Which turn.
+    pub turn: u32,
+    /// `completed`, `failed`, `cancelled`.
+    pub status: String,
+    /// Tokens of all its model calls.
+    pub usage: Usage,
+    /// Cost, where every price was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+}
+
+/// `quarantined`: the session kept failing and was set aside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Quarantined {
+    /// What failed.
+    pub reason: String,
+}
+
+/// `released` and `session_closed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionChange {
+    /// Who did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Read, those from the provider's cache included.
+    pub input: u64,
+    /// Read from the provider's cache.
+    pub cached: u64,
+    /// Written, reasoning included.
+    pub output: u64,
+    /// Spent on reasoning.
+    pub reasoning: u64,
+}
+
+impl Event {
+    /// The wire form of a session's event.
+    #[must_use]
+    pub fn of(session: SessionId, event: &event::Event) -> Self {
+        let id = format!("{session}:{}", event.seq);
+        Self {
+            data: data(&event.fact, &id),
+            id,
+            session: session.to_string(),
+            seq: event.seq.get(),
+            kind: event.fact.name().to_owned(),
+            timestamp: rfc3339(event.at),
+        }
+    }
+
+    /// What the event carries, as the type of its kind; `None` when it is of another kind.
+    #[must_use]
+    pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_value(self.data.clone()).ok()
+    }
+}
+
+fn data(fact: &Fact, id: &str) -> Value {
+    match fact {
+        Fact::SessionCreated(it) => value(SessionCreated {
+            agent: it.agent.clone(),
+            model: it.model.clone(),
+            tenant: it.tenant.clone(),
+            labels: it.labels.clone(),
+        }),
+        Fact::UserInput(it) => value(UserInput {
+            content: it.content.clone(),
+            by: it.by.clone(),
+            key: it.key.clone(),
+        }),
+        Fact::TurnStarted { turn, inputs } => value(TurnStarted {
+            turn: turn.get(),
+            inputs: inputs.iter().map(|seq| seq.get()).collect(),
+        }),
+        Fact::LlmRequest {
+            turn,
+            step,
+            attempt,
+            model,
+        } => json!({"turn": turn, "step": step, "attempt": attempt, "model": model}),
+        Fact::LlmResponse(it) => value(LlmResponse::from(it)),
+        Fact::ToolCall(it) => value(tool_call(it, id)),
+        Fact::ToolResult(it) => value(ToolResult::from(it)),
+        Fact::Error(it) => value(Problem::from(it)),
+        Fact::WorkerRestarted {
+            of,
+            attempt,
+            reason,
+        } => json!({"of": of, "attempt": attempt, "reason": reason}),
+        Fact::TurnFinished {
+            turn,
+            status,
+            usage,
+            cost_usd,
+        } => value(TurnFinished {
+            turn: turn.get(),
+            status: status.name().to_owned(),
+            usage: (*usage).into(),
+            cost_usd: *cost_usd,
+        }),
+        Fact::Quarantined { reason } => json!({ "reason": reason }),
+        Fact::Released { by } | Fact::SessionClosed { by } => {
+            value(SessionChange { by: by.clone() })
+        }
+    }
+}
+
+fn value(data: impl Serialize) -> Value {
+    serde_json::to_value(data).unwrap_or_default()
+}
+
+fn tool_call(call: &event::ToolCall, id: &str) -> ToolCall {
+    ToolCall {
+        turn: call.turn.get(),
+        step: call.step,
+        call_id: call.call_id.0.clone(),
+        tool: call.tool.clone(),
+        arguments: call.arguments.clone(),
+        effect: call.effect.name().to_owned(),
+        idempotency_key: id.to_owned(),
+    }
+}
+
+impl From<&event::LlmResponse> for LlmResponse {
+    fn from(it: &event::LlmResponse) -> Self {
+        let call = |call: &event::RequestedCall| RequestedCall {
+            id: call.id.0.clone(),
+            tool: call.tool.clone(),
+            arguments: call.arguments.clone(),
+        };
+        Self {
+            of: it.of.get(),
+            content: it.content.clone(),
+            reasoning: it.reasoning.clone(),
+            tool_calls: it.tool_calls.iter().map(call).collect(),
+            finish_reason: it.finish_reason.name().to_owned(),
+            usage: it.usage.map(Usage::from),
+            cost_usd: it.cost_usd,
+            ttft_ms: it.ttft_ms,
+            duration_ms: it.duration_ms,
+        }
+    }
+}
+
+impl From<&event::ToolResult> for ToolResult {
+    fn from(it: &event::ToolResult) -> Self {
+        Self {
+            of: it.of.get(),
+            outcome: it.outcome.name().to_owned(),
+            content: it.content.clone(),
+            attempts: it.attempts,
+            duration_ms: it.duration_ms,
+        }
+    }
+}
+
+impl From<&event::Failure> for Problem {
+    fn from(it: &event::Failure) -> Self {
+        Self {
+            class: it.class.name().to_owned(),
+            code: it.code.clone(),
+            message: it.message.clone(),
+            of: it.of.map(Seq::get),
+            retryable: it.retry_in_ms.is_some(),
+            retry_in_ms: it.retry_in_ms,
+        }
+    }
+}
+
+impl From<event::Usage> for Usage {
+    fn from(it: event::Usage) -> Self {
+        Self {
+            input: it.input,
+            cached: it.cached,
+            output: it.output,
+            reasoning: it.reasoning,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EffectClass, Timestamp};
+    use crate::id::{CallId, TurnId};
+
+    #[test]
+    fn an_event_goes_over_the_wire_as_documented() {
+        let event = event::Event {
+            seq: Seq::new(7),
+            at: Timestamp(1_769_860_800_000),
+            fact: Fact::ToolCall(event::ToolCall {
+                turn: TurnId::new(1),
+                step: 2,
+                call_id: CallId("c".into()),
+                tool: "calc".into(),
+                arguments: "{}".into(),
+                effect: EffectClass::Pure,
+            }),
+        };
+        let session = SessionId::from_u128(1);
+        assert_eq!(
+            serde_json::to_value(Event::of(session, &event)).unwrap(),
+            json!({
+                "id": "00000000000000000000000001:7",
+                "session": "00000000000000000000000001",
+                "seq": 7,
+                "type": "tool_call",
+                "timestamp": "2026-01-31T12:00:00.000Z",
+                "data": {
+                    "turn": 1, "step": 2, "call_id": "c", "tool": "calc", "arguments": "{}",
+                    "effect": "pure", "idempotency_key": "00000000000000000000000001:7",
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn what_an_event_carries_is_read_back_as_the_type_of_its_kind() {
+        let facts = [
+            Fact::LlmRequest {
+                turn: TurnId::new(1),
+                step: 1,
+                attempt: 2,
+                model: "m".into(),
+            },
+            Fact::WorkerRestarted {
+                of: Seq::new(3),
+                attempt: 2,
+                reason: "died".into(),
+            },
+            Fact::Quarantined {
+                reason: "why".into(),
+            },
+        ];
+        let [request, restarted, quarantined] = facts.map(|fact| {
+            Event::of(
+                SessionId::from_u128(1),
+                &event::Event {
+                    seq: Seq::new(4),
+                    at: Timestamp(0),
+                    fact,
+                },
+            )
+        });
+        assert_eq!(request.read::<LlmRequest>().unwrap().attempt, 2);
+        assert_eq!(restarted.read::<WorkerRestarted>().unwrap().of, 3);
+        assert_eq!(quarantined.read::<Quarantined>().unwrap().reason, "why");
+    }
+}

@@ -1,0 +1,480 @@
+//! The methods: their names, what they take and what they give.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::control::wire::{Event, Usage};
+
+/// Every method of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// [`Hello`] → [`HelloAnswer`].
+    DaemonHello,
+    /// Nothing → [`Status`].
+    DaemonStatus,
+    /// [`Shutdown`] → [`Done`].
+    DaemonShutdown,
+    /// Nothing → [`Done`].
+    DaemonDrain,
+    /// [`CreateSession`] → [`Session`].
+    SessionCreate,
+    /// [`SendInput`] → [`Sent`].
+    SessionSend,
+    /// [`Subscribe`] → [`Subscribed`].
+    SessionSubscribe,
+    /// [`Unsubscribe`] → [`Done`].
+    SessionUnsubscribe,
+    /// [`OneSession`] → [`Session`].
+    SessionGet,
+    /// [`ListSessions`] → [`SessionList`].
+    SessionList,
+    /// [`EventsOf`] → [`EventPage`].
+    SessionEvents,
+    /// [`SessionAct`] → [`Cancelled`].
+    SessionCancel,
+    /// [`SessionAct`] → [`Done`].
+    SessionClose,
+    /// [`OneSession`] → [`Done`].
+    SessionDelete,
+    /// [`SessionAct`] → [`Done`].
+    SessionRelease,
+    /// Nothing → [`ToolList`].
+    ToolList,
+    /// [`CallTool`] → [`ToolAnswer`].
+    ToolCall,
+    /// Nothing → [`AgentList`].
+    AgentList,
+    /// Nothing → [`ModelList`].
+    ModelList,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 19] = [
+        Self::DaemonHello,
+        Self::DaemonStatus,
+        Self::DaemonShutdown,
+        Self::DaemonDrain,
+        Self::SessionCreate,
+        Self::SessionSend,
+        Self::SessionSubscribe,
+        Self::SessionUnsubscribe,
+        Self::SessionGet,
+        Self::SessionList,
+        Self::SessionEvents,
+        Self::SessionCancel,
+        Self::SessionClose,
+        Self::SessionDelete,
+        Self::SessionRelease,
+        Self::ToolList,
+        Self::ToolCall,
+        Self::AgentList,
+        Self::ModelList,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DaemonHello => "daemon.hello",
+            Self::DaemonStatus => "daemon.status",
+            Self::DaemonShutdown => "daemon.shutdown",
+            Self::DaemonDrain => "daemon.drain",
+            Self::SessionCreate => "session.create",
+            Self::SessionSend => "session.send",
+            Self::SessionSubscribe => "session.subscribe",
+            Self::SessionUnsubscribe => "session.unsubscribe",
+            Self::SessionGet => "session.get",
+            Self::SessionList => "session.list",
+            Self::SessionEvents => "session.events",
+            Self::SessionCancel => "session.cancel",
+            Self::SessionClose => "session.close",
+            Self::SessionDelete => "session.delete",
+            Self::SessionRelease => "session.release",
+            Self::ToolList => "tool.list",
+            Self::ToolCall => "tool.call",
+            Self::AgentList => "agent.list",
+            Self::ModelList => "model.list",
+        }
+    }
+
+    /// The method with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+}
+
+/// Nothing to tell: it was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Done {}
+
+/// Takes of `daemon.hello`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hello {
+    /// The version that the client speaks; the newest when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u32>,
+}
+
+/// What `daemon.hello` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HelloAnswer {
+    /// Always `impresario`.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// The protocol's version.
+    pub protocol: u32,
+}
+
+/// Takes of `daemon.shutdown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Shutdown {
+    /// The whole stop takes at most so long; `stop.grace_ms` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
+}
+
+/// What `daemon.status` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Everything that was unfinished at the start goes on.
+    pub ready: bool,
+    /// New work is refused.
+    pub draining: bool,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// What is in use before each limit.
+    pub limits: Limits,
+    /// Readers attached to sessions.
+    pub readers: u64,
+    /// Sessions set aside.
+    pub quarantined: u64,
+    /// Unfinished sessions found at the start and not yet resumed.
+    pub recovering: u64,
+    /// Size of the store on disk.
+    pub store_bytes: u64,
+    /// The data directory.
+    pub data: String,
+    /// Where Prometheus finds the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
+}
+
+/// What is in use before each limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Limits {
+    /// Sessions in memory.
+    pub live_sessions: Gauge,
+    /// Turns that run.
+    pub running_turns: Gauge,
+    /// Model calls in flight.
+    pub model_calls: Gauge,
+    /// Tool calls in flight.
+    pub tool_workers: Gauge,
+    /// Inputs accepted and not yet applied.
+    pub queued_inputs: Gauge,
+}
+
+/// Use of one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gauge {
+    /// In use.
+    pub used: u64,
+    /// At most.
+    pub limit: u64,
+    /// Waiting for a place.
+    pub waiting: u64,
+}
+
+/// Takes of `session.create`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CreateSession {
+    /// The agent's name; `assistant`, or the only agent, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Who it is accounted to; `default` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// For people and filters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Takes of `session.send`. The answer comes when the input is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SendInput {
+    /// Which session.
+    pub session: String,
+    /// The words.
+    pub content: String,
+    /// Who says them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Idempotency key: the same key again is the same input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// What `session.send` gives: the input is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sent {
+    /// The number of its event.
+    pub seq: u64,
+    /// The key was seen before; nothing new was recorded.
+    pub duplicate: bool,
+}
+
+/// Takes of `session.subscribe`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subscribe {
+    /// Which session.
+    pub session: String,
+    /// The cursor of the last item seen; wins over `start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Where to begin without a cursor.
+    #[serde(default)]
+    pub start: Start,
+    /// What happens when this reader falls behind.
+    #[serde(default)]
+    pub on_slow: OnSlow,
+    /// What may wait for this reader, bytes; `streams.buffer_bytes` when left out or 0.
+    #[serde(default)]
+    pub buffer_bytes: u64,
+    /// A name of the client's own, new on this connection; one is made when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<String>,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// With the first event.
+    #[default]
+    First,
+    /// After the last event of this moment.
+    Now,
+}
+
+/// What happens when a reader falls behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSlow {
+    /// Neighbouring deltas merge; nothing is lost.
+    #[default]
+    Coalesce,
+    /// Deltas are left out, events are kept.
+    Boundaries,
+    /// The stream ends with a good cursor.
+    Disconnect,
+}
+
+/// What `session.subscribe` gives. Items follow as notifications.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subscribed {
+    /// The name that its items carry.
+    pub subscription: String,
+    /// Where it began.
+    pub cursor: String,
+}
+
+/// Takes of `session.unsubscribe`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unsubscribe {
+    /// Which subscription of this connection.
+    pub subscription: String,
+}
+
+/// Takes of methods about one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OneSession {
+    /// Which session.
+    pub session: String,
+}
+
+/// Takes of methods that a person does to one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionAct {
+    /// Which session.
+    pub session: String,
+    /// Who does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What `session.cancel` gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelled {
+    /// False when no turn was running.
+    pub cancelled: bool,
+}
+
+/// A session, as `session.create`, `session.get` and `session.list` give it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// Its id.
+    pub session: String,
+    /// The agent's name.
+    pub agent: String,
+    /// Who it is accounted to.
+    pub tenant: String,
+    /// For people and filters.
+    pub labels: BTreeMap<String, String>,
+    /// `idle`, `unfinished`, `quarantined`, `closed`.
+    pub status: String,
+    /// In memory.
+    pub live: bool,
+    /// Readers attached.
+    pub readers: u64,
+    /// The number of its last event.
+    pub head: u64,
+    /// Turns begun.
+    pub turns: u32,
+    /// Inputs accepted and not yet applied.
+    pub waiting_inputs: u32,
+    /// Tokens of all model calls.
+    pub usage: Usage,
+    /// Cost of all model calls whose price was known.
+    pub cost_usd: f64,
+    /// The first input's beginning.
+    pub title: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub updated_at: String,
+    /// Why it was set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<String>,
+}
+
+/// Takes of `session.list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListSessions {
+    /// Only sessions older than this one: `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// At most so many; 100 when left out, never more than 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// What `session.list` gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionList {
+    /// Newest first.
+    pub sessions: Vec<Session>,
+    /// `before` of the next page; none when this is the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Takes of `session.events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventsOf {
+    /// Which session.
+    pub session: String,
+    /// Only events after this number.
+    #[serde(default)]
+    pub after: u64,
+    /// At most so many; 100 when left out, never more than 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// What `session.events` gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventPage {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// There are (or may be) more: ask again, `after` the last of these.
+    pub more: bool,
+}
+
+/// Takes of `tool.call`: runs a tool once, outside any session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallTool {
+    /// The tool's name.
+    pub tool: String,
+    /// Its arguments: an object.
+    #[serde(default)]
+    pub arguments: Value,
+}
+
+/// What `tool.call` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolAnswer {
+    /// The result.
+    pub content: String,
+}
+
+/// What `tool.list` gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ToolList {
+    /// By name.
+    pub tools: Vec<Tool>,
+}
+
+/// One tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// `builtin`, `command`, `rust`, …
+    pub kind: String,
+    /// For the model.
+    pub description: String,
+    /// `pure`, `idempotent` or `at_most_once`.
+    pub effect: String,
+    /// One run may take so long.
+    pub timeout_ms: u64,
+    /// JSON Schema of its arguments.
+    pub parameters: Value,
+}
+
+/// What `agent.list` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentList {
+    /// By name.
+    pub agents: Vec<Agent>,
+}
+
+/// One agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// Its model's name.
+    pub model: String,
+    /// Names of its tools.
+    pub tools: Vec<String>,
+}
+
+/// What `model.list` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelList {
+    /// By name.
+    pub models: Vec<Model>,
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Model {
+    /// Its name in the settings.
+    pub name: String,
+    /// Who answers.
+    pub provider: String,
+    /// The provider's name for it.
+    pub model: String,
+}

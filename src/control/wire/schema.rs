@@ -1,0 +1,91 @@
+//! The protocol as one JSON Schema, made from its types.
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use crate::control::wire::{
+    AgentList, CallTool, Cancelled, CreateSession, Done, Event, EventPage, EventsOf, Hello,
+    HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
+    OneSession, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent, Session,
+    SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
+    Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
+    Unsubscribe, UserInput, WorkerRestarted,
+};
+
+/// Methods with what they take and give, events with what they carry, and all definitions.
+#[must_use]
+pub fn schema() -> Value {
+    let mut generator = SchemaSettings::draft2020_12().into_generator();
+    let methods: Map<String, Value> = Method::ALL
+        .into_iter()
+        .map(|method| (method.name().to_owned(), of_method(&mut generator, method)))
+        .collect();
+    let events = of_events(&mut generator);
+    let frames = json!({
+        "request": generator.subschema_for::<Request>(),
+        "response": generator.subschema_for::<Response>(),
+        "notification": generator.subschema_for::<Notification>(),
+        "stream.item": generator.subschema_for::<StreamItem>(),
+        "event": generator.subschema_for::<Event>(),
+    });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "impresario control protocol",
+        "protocol": PROTOCOL,
+        "frames": frames,
+        "methods": methods,
+        "events": events,
+        "$defs": generator.take_definitions(true),
+    })
+}
+
+macro_rules! pair {
+    ($generator:ident, $takes:ty, $gives:ty) => {
+        json!({
+            "params": $generator.subschema_for::<$takes>(),
+            "result": $generator.subschema_for::<$gives>(),
+        })
+    };
+}
+
+fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
+    match method {
+        Method::DaemonHello => pair!(generator, Hello, HelloAnswer),
+        Method::DaemonStatus => pair!(generator, Done, Status),
+        Method::DaemonShutdown => pair!(generator, Shutdown, Done),
+        Method::DaemonDrain => pair!(generator, Done, Done),
+        Method::SessionCreate => pair!(generator, CreateSession, Session),
+        Method::SessionSend => pair!(generator, SendInput, Sent),
+        Method::SessionSubscribe => pair!(generator, Subscribe, Subscribed),
+        Method::SessionUnsubscribe => pair!(generator, Unsubscribe, Done),
+        Method::SessionGet => pair!(generator, OneSession, Session),
+        Method::SessionList => pair!(generator, ListSessions, SessionList),
+        Method::SessionEvents => pair!(generator, EventsOf, EventPage),
+        Method::SessionCancel => pair!(generator, SessionAct, Cancelled),
+        Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
+        Method::SessionDelete => pair!(generator, OneSession, Done),
+        Method::ToolList => pair!(generator, Done, ToolList),
+        Method::ToolCall => pair!(generator, CallTool, ToolAnswer),
+        Method::AgentList => pair!(generator, Done, AgentList),
+        Method::ModelList => pair!(generator, Done, ModelList),
+    }
+}
+
+fn of_events(generator: &mut SchemaGenerator) -> Value {
+    json!({
+        "session_created": generator.subschema_for::<SessionCreated>(),
+        "user_input": generator.subschema_for::<UserInput>(),
+        "turn_started": generator.subschema_for::<TurnStarted>(),
+        "llm_request": generator.subschema_for::<LlmRequest>(),
+        "llm_response": generator.subschema_for::<LlmResponse>(),
+        "tool_call": generator.subschema_for::<ToolCall>(),
+        "tool_result": generator.subschema_for::<ToolResult>(),
+        "error": generator.subschema_for::<Problem>(),
+        "worker_restarted": generator.subschema_for::<WorkerRestarted>(),
+        "turn_finished": generator.subschema_for::<TurnFinished>(),
+        "quarantined": generator.subschema_for::<Quarantined>(),
+        "released": generator.subschema_for::<SessionChange>(),
+        "session_closed": generator.subschema_for::<SessionChange>(),
+    })
+}

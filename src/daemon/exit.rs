@@ -1,0 +1,120 @@
+//! What the program's exit codes mean. `docs/errors.md` lists them for people.
+
+use std::process::ExitCode;
+
+use crate::control::client::ClientError;
+use crate::control::server::BindError;
+use crate::runtime::StartError;
+use crate::settings::{LoadError, NoHome};
+use crate::store::OpenError;
+
+/// How the program ended. Numbers are never used again for something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok,
+    /// The turn or the command failed.
+    Failed,
+    /// The command line is wrong.
+    Usage,
+    /// Another daemon owns the data directory or the socket.
+    AlreadyRunning,
+    /// The settings are wrong.
+    Settings,
+    /// No daemon answers.
+    NoDaemon,
+    /// A second signal: stopped at once. What was unfinished goes on at the next start.
+    Hurried,
+    /// The store could not make events durable; what the disk holds is no longer known.
+    StoreFailed,
+    /// Cancelled by Ctrl-C.
+    Interrupted,
+}
+
+impl Exit {
+    /// Every way to end.
+    pub const ALL: [Self; 9] = [
+        Self::Ok,
+        Self::Failed,
+        Self::Usage,
+        Self::AlreadyRunning,
+        Self::Settings,
+        Self::NoDaemon,
+        Self::Hurried,
+        Self::StoreFailed,
+        Self::Interrupted,
+    ];
+
+    /// The process's exit code.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::AlreadyRunning => 3,
+            Self::Settings => 4,
+            Self::NoDaemon => 5,
+            Self::Hurried => 6,
+            Self::StoreFailed => 70,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The way to end that an error stands for.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Self {
+        if error.is::<LoadError>() || error.is::<NoHome>() {
+            return Self::Settings;
+        }
+        if let Some(BindError::Taken(_)) = error.downcast_ref() {
+            return Self::AlreadyRunning;
+        }
+        if let Some(ClientError::NoDaemon(_)) = error.downcast_ref() {
+            return Self::NoDaemon;
+        }
+        match error.downcast_ref() {
+            Some(
+                StartError::Model(_)
+                | StartError::Tool(_)
+                | StartError::Key { .. }
+                | StartError::Unknown { .. },
+            ) => Self::Settings,
+            Some(StartError::Store(OpenError::AlreadyOpen { .. })) => Self::AlreadyRunning,
+            Some(
+                StartError::Store(_)
+                | StartError::Read(_)
+                | StartError::Root(_)
+                | StartError::Interrupted(_),
+            )
+            | None => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_code_is_in_the_list_for_people() {
+        let list = include_str!("../../docs/errors.md");
+        for exit in Exit::ALL {
+            let row = format!("| {} |", exit.number());
+            assert!(list.contains(&row), "{exit:?} is not documented");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_the_exit_code_also_with_context_around_it() {
+        let error = anyhow::Error::from(ClientError::NoDaemon("/s".into())).context("while at it");
+        assert_eq!(Exit::of(&error), Exit::NoDaemon);
+        assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Failed);
+    }
+}

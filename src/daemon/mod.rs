@@ -1,0 +1,15 @@
+//! Wires the daemon together: settings, logs, metrics, the company, the socket, signals, the stop.
+//!
+//! Called by the command `serve`. Built on the embedding interface alone; decides nothing about
+//! sessions.
+
+mod ensure;
+mod exit;
+mod log;
+mod metrics;
+mod serve;
+mod signals;
+
+pub use ensure::{Starter, ensure};
+pub use exit::Exit;
+pub use serve::{Mode, detach, serve};

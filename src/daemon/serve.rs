@@ -1,0 +1,170 @@
+//! The daemon's life: start, serve, stop in order.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sd_notify::NotifyState;
+use tracing::{debug, error, info, warn};
+
+use crate::clock;
+use crate::control::server::{self, Options, Server, Serving, our_user};
+use crate::daemon::signals::Signals;
+use crate::daemon::{Exit, log, metrics};
+use crate::runtime::Impresario;
+use crate::settings::{Environment, Loaded};
+
+/// How the daemon was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By hand or by a service manager.
+    Foreground,
+    /// By a command that needed one.
+    Detached,
+}
+
+/// Leaves the terminal of whoever started this process. Call it before any thread starts.
+///
+/// # Errors
+/// When this process leads its group already.
+pub fn detach() -> Result<()> {
+    rustix::process::setsid().context("failed to leave the terminal")?;
+    Ok(())
+}
+
+/// Runs the daemon until it is told to stop, or its store fails.
+///
+/// # Errors
+/// Everything that keeps it from starting; [`Exit::of`] gives the exit code.
+pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Result<Exit> {
+    let settings = loaded.settings.clone().resolved(environment)?;
+    log::install(&settings.log)?;
+    let mut signals = Signals::listen()?;
+    // Found out early, before the store is touched and turns go on.
+    server::inspect(&settings.control.socket).await?;
+    let metrics = metrics::install(&settings.metrics, mode)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        data = %settings.store.path.display(),
+        settings = %loaded,
+        "starting"
+    );
+    let company = tokio::select! {
+        signal = signals.stop() => {
+            info!(signal, "stopped while starting");
+            return Ok(Exit::Ok);
+        }
+        company = Impresario::from_settings(&settings, environment) => company?,
+    };
+    let options = Options {
+        settings: settings.control.clone(),
+        user: our_user(),
+        data: settings.store.path.clone(),
+        metrics: metrics.map(|address| format!("http://{address}/metrics")),
+    };
+    let grace = Duration::from_millis(settings.stop.grace_ms);
+    let server = match Server::bind(options).await {
+        Ok(server) => server,
+        Err(refusal) => {
+            // Nobody was let in: there is nothing to wait for.
+            rest(&company, grace).await;
+            return Err(refusal.into());
+        }
+    };
+    let serving = server.serve(company.clone());
+    info!(
+        socket = %settings.control.socket.display(),
+        metrics = metrics.map(tracing::field::display),
+        "ready"
+    );
+    tell_manager(&NotifyState::Ready);
+    keep_watchdog_calm();
+    Ok(run(company, serving, signals, grace).await)
+}
+
+/// Waits for a reason to stop, and stops.
+async fn run(
+    company: Impresario,
+    mut serving: Serving,
+    mut signals: Signals,
+    grace: Duration,
+) -> Exit {
+    let grace = tokio::select! {
+        signal = signals.stop() => {
+            info!(signal, grace_ms = grace.as_millis(), "stopping");
+            grace
+        }
+        shutdown = serving.asked_to_stop() => {
+            let grace = shutdown.grace_ms.map_or(grace, Duration::from_millis);
+            info!(grace_ms = grace.as_millis(), "stopping because a client asked");
+            grace
+        }
+        reason = company.failed() => return store_failed(&reason),
+    };
+    tell_manager(&NotifyState::Stopping);
+    tokio::select! {
+        biased;
+        exit = stop(&company, &mut serving, grace) => exit,
+        reason = company.failed() => store_failed(&reason),
+        signal = signals.stop() => {
+            warn!(signal, "stopped at once; what was unfinished goes on at the next start");
+            Exit::Hurried
+        }
+    }
+}
+
+fn store_failed(reason: &str) -> Exit {
+    error!(
+        reason,
+        "the store cannot be trusted any more; the process ends, and the next start recovers"
+    );
+    Exit::StoreFailed
+}
+
+/// Lets nobody in, stops the company in its order, then says goodbye to those who are here.
+async fn stop(company: &Impresario, serving: &mut Serving, grace: Duration) -> Exit {
+    company.drain();
+    in_time("close_doors", serving.close_doors()).await;
+    let exit = rest(company, grace).await;
+    in_time("say_goodbye", serving.say_goodbye()).await;
+    info!("stopped");
+    exit
+}
+
+async fn rest(company: &Impresario, grace: Duration) -> Exit {
+    match company.stop(grace).await {
+        Ok(()) => Exit::Ok,
+        Err(fault) => {
+            error!(error = %fault, "failed to stop in order; what was unfinished goes on at the next start");
+            Exit::Failed
+        }
+    }
+}
+
+/// The socket's part of a stop takes at most so long before, and so long after the company's.
+const SOCKET_TIME: Duration = Duration::from_secs(2);
+
+async fn in_time(step: &str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(SOCKET_TIME, work).await.is_err() {
+        warn!(step, "a step of the stop took too long and was left");
+    }
+}
+
+fn tell_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        debug!(%error, "failed to tell the service manager");
+    }
+}
+
+/// Says twice in each period that the daemon is alive, when the service manager wants to know.
+fn keep_watchdog_calm() {
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    clock::spawn(async move {
+        loop {
+            tell_manager(&NotifyState::Watchdog);
+            tokio::time::sleep(period / 2).await;
+        }
+    });
+}
