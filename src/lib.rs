@@ -82,3 +82,9 @@ pub mod tool;
 pub mod turn;
 
 pub use runtime::{Agent, Builder, Impresario, Session, Turn};
+
+/// The programs of the README are run as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;
