@@ -1,7 +1,7 @@
 //! The README does what it says. Its blocks are marked:
 //!
 //! - `sh run`: is run, as it stands, in a shell of its own; it has to succeed;
-//! - `sh file=NAME`, `toml file=NAME`: is written to that file before;
+//! - `sh file NAME`, `toml file NAME`: is written to that file before;
 //! - `text shows`: the blocks that ran before in the section must have shown it, line by line, in
 //!   any order; `…` stands for anything.
 //!
@@ -151,7 +151,7 @@ fn matches(shown: &str, wanted: &str) -> bool {
 }
 
 fn play(house: &mut House, block: &Block) {
-    if let Some((_, name)) = block.mark.split_once(" file=") {
+    if let Some((_, name)) = block.mark.split_once(" file ") {
         std::fs::write(house.work().join(name), &block.text).unwrap();
     } else if block.mark == "sh run" {
         let status = house.run(&block.text);
