@@ -8,8 +8,7 @@
 //! Each section has an empty home and an empty working directory. Rust blocks are run as doc tests.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers outside #[test] functions may unwrap and panic too"
+    reason = "helpers outside #[test] functions may unwrap too"
 )]
 
 use std::fmt::Write as _;
