@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::event::{Event, Fact};
 use crate::id::Seq;
@@ -42,8 +43,8 @@ pub struct Delta {
     pub channel: Channel,
     /// Where in that text the piece begins, bytes.
     pub offset: u64,
-    /// The piece.
-    pub text: String,
+    /// The piece. Shared by all readers.
+    pub text: Arc<str>,
 }
 
 /// Which text of an outcome.
@@ -218,7 +219,7 @@ impl Cursor {
         };
         *seen = end;
         if overlap > 0 {
-            delta.text = fresh.to_owned();
+            delta.text = fresh.into();
             delta.offset += overlap;
         }
         chunks.push(self.chunk(Item::Delta(delta)));
@@ -340,7 +341,7 @@ mod tests {
         chunks
             .iter()
             .map(|chunk| match &chunk.item {
-                Item::Delta(delta) => delta.text.clone(),
+                Item::Delta(delta) => delta.text.to_string(),
                 Item::Reset { .. } => "<reset>".into(),
                 other @ (Item::Event(_) | Item::Gap { .. } | Item::End(_)) => format!("{other:?}"),
             })

@@ -179,7 +179,9 @@ impl WorkerKind {
 }
 
 impl Lane {
-    const fn label(self) -> &'static str {
+    /// The name of the lane, and of the setting in `[limits]`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
         match self {
             Self::LiveSessions => "live_sessions",
             Self::RunningTurns => "running_turns",

@@ -1,40 +1,54 @@
-//! The order in which the daemon stops, and how long each step may take.
+//! The order in which a company stops, and how long each step may take.
 //!
-//! Used by the daemon. A second signal does not wait for any of this.
+//! Carried out by the runtime. A second signal to the daemon does not wait for any of this.
 
 use std::time::Duration;
 
 /// Steps of a stop, first to last. The order is the meaning: see [`StopStep::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StopStep {
-    /// No new connections and no new work; what was accepted stays accepted.
+    /// No new work and no new turns; what was accepted stays accepted.
     CloseDoors,
-    /// Running turns finish or reach a durable rest, tools end, the last events reach the disk.
-    RestCompany,
-    /// Readers get their last item with a cursor that is good after the next start.
-    SayGoodbye,
+    /// Turns that run finish, if they can in time.
+    DrainSessions,
+    /// Sessions end and with them their workers; unfinished turns rest in the log. Readers get
+    /// their last item, with a cursor that is good after the next start.
+    EndSessions,
+    /// The last events reach the disk, and the store lets go of its files.
+    CloseStore,
+    /// The root ends.
+    EndRoot,
 }
 
 impl StopStep {
     /// Every step, in the order of execution.
-    pub const ALL: [Self; 3] = [Self::CloseDoors, Self::RestCompany, Self::SayGoodbye];
+    pub const ALL: [Self; 5] = [
+        Self::CloseDoors,
+        Self::DrainSessions,
+        Self::EndSessions,
+        Self::CloseStore,
+        Self::EndRoot,
+    ];
 
     /// The name in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::CloseDoors => "close_doors",
-            Self::RestCompany => "rest_company",
-            Self::SayGoodbye => "say_goodbye",
+            Self::DrainSessions => "drain_sessions",
+            Self::EndSessions => "end_sessions",
+            Self::CloseStore => "close_store",
+            Self::EndRoot => "end_root",
         }
     }
 
     /// The step's share of the grace period, in percent.
     const fn share(self) -> u32 {
         match self {
-            Self::CloseDoors => 5,
-            Self::RestCompany => 85,
-            Self::SayGoodbye => 10,
+            Self::CloseDoors | Self::EndRoot => 5,
+            Self::DrainSessions => 50,
+            Self::EndSessions => 20,
+            Self::CloseStore => 20,
         }
     }
 
@@ -57,8 +71,8 @@ mod tests {
             100
         );
         assert_eq!(
-            StopStep::SayGoodbye.deadline(Duration::from_secs(30)),
-            Duration::from_secs(3)
+            StopStep::EndSessions.deadline(Duration::from_secs(30)),
+            Duration::from_secs(6)
         );
     }
 }

@@ -6,6 +6,7 @@ use crate::control::client::ClientError;
 use crate::control::server::BindError;
 use crate::runtime::StartError;
 use crate::settings::{LoadError, NoHome};
+use crate::store::OpenError;
 
 /// How the program ended. Numbers are never used again for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +73,20 @@ impl Exit {
         if let Some(ClientError::NoDaemon(_)) = error.downcast_ref() {
             return Self::NoDaemon;
         }
-        match error.downcast_ref() {
-            Some(StartError::Settings(_)) => Self::Settings,
-            Some(StartError::Store(_)) | None => Self::Failed,
+        error.downcast_ref().map_or(Self::Failed, Self::of_start)
+    }
+
+    const fn of_start(error: &StartError) -> Self {
+        match error {
+            StartError::Store(OpenError::AlreadyOpen { .. }) => Self::AlreadyRunning,
+            StartError::Model(_)
+            | StartError::Tool(_)
+            | StartError::Key { .. }
+            | StartError::Unknown { .. } => Self::Settings,
+            StartError::Store(_)
+            | StartError::Read(_)
+            | StartError::Root(_)
+            | StartError::Interrupted(_) => Self::Failed,
         }
     }
 }

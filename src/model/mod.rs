@@ -3,15 +3,23 @@
 //! Called by the session's model worker. A model never retries, never runs a tool and never
 //! touches a log.
 
+mod build;
+pub mod offline;
+pub mod provider;
+pub mod rules;
+pub mod scripted;
+pub mod watch;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::BoxStream;
-use serde_json::Value;
-
 use crate::event::{FinishReason, RequestedCall, Usage};
-use crate::id::CallId;
+use futures_util::stream::BoxStream;
+
+pub use crate::context::{Message, ToolDefinition};
+
+pub use self::build::{BuildError, build, cost_usd};
 
 /// What a model is asked: the whole conversation and the tools.
 #[derive(Clone, Debug, Default)]
@@ -26,42 +34,6 @@ pub struct Request {
     pub sampling: Sampling,
     /// Names this call, for providers that accept an idempotency key.
     pub key: String,
-}
-
-/// One entry of the conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// A person's words.
-    User(String),
-    /// The model's words and the calls it asked for.
-    Assistant {
-        /// The words; may be empty when there are calls.
-        content: String,
-        /// Calls, in the model's order.
-        calls: Vec<RequestedCall>,
-    },
-    /// A tool's answer. Stands after the message that asked for it, in the order asked.
-    ToolResult {
-        /// The model's name for the call.
-        call_id: CallId,
-        /// The tool's name.
-        tool: String,
-        /// What it gave back.
-        content: String,
-        /// It is an error, and the content says which.
-        is_error: bool,
-    },
-}
-
-/// A tool as the model sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToolDefinition {
-    /// `[a-zA-Z0-9_-]{1,64}`, the rule of OpenAI and Anthropic.
-    pub name: String,
-    /// What it does, for the model.
-    pub description: String,
-    /// JSON Schema of its arguments; an object.
-    pub parameters: Value,
 }
 
 /// How an answer is written. `None` leaves it to the provider.

@@ -274,6 +274,14 @@ pub struct ToolSettings {
     pub max_output_bytes: usize,
     /// `http_get`: private and local addresses may be asked.
     pub allow_private: bool,
+    /// `command`: address space of each process, MiB.
+    pub max_memory_mb: Option<u64>,
+    /// `command`: processor time of each process, seconds.
+    pub max_cpu_s: Option<u64>,
+    /// `command`: open files of each process.
+    pub max_open_files: Option<u64>,
+    /// `command`: the longest file that it may write, MiB.
+    pub max_file_mb: Option<u64>,
 }
 
 /// What kind of tool.
@@ -427,6 +435,10 @@ impl Default for ToolSettings {
             backoff_cap_ms: 10_000,
             max_output_bytes: 256 * 1024,
             allow_private: false,
+            max_memory_mb: None,
+            max_cpu_s: None,
+            max_open_files: None,
+            max_file_mb: None,
         }
     }
 }

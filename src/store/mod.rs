@@ -8,6 +8,19 @@
 //! - sequences of a session start at 1 and have no gaps;
 //! - after a failed write or sync nothing more is acknowledged: the store is poisoned.
 
+mod commit;
+mod committer;
+mod disk;
+mod engine;
+mod key;
+mod lock;
+mod memory;
+mod reader;
+mod record;
+mod sled_engine;
+mod verify;
+mod writer;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -19,6 +32,12 @@ use tokio::sync::oneshot;
 
 use crate::event::{Event, Fact, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
+
+pub use committer::Committer;
+pub use memory::{FailPoint, MemoryEngine, MemoryStore};
+pub use record::MAX_EVENT_BYTES;
+pub use sled_engine::{OpenError, SledEngine, SledStore};
+pub use verify::{Problem, Report, verify};
 
 /// Proof that an event is on disk. Subscribers accept nothing else. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,6 +176,12 @@ pub enum StoreError {
         /// The reserve from the settings, MiB.
         reserve_mb: u64,
     },
+    /// So many appends wait already that this one was not taken in.
+    #[error("failed to store: {waiting} appends wait for the disk already; try again in a moment")]
+    Busy {
+        /// Appends that may wait, from the settings.
+        waiting: usize,
+    },
     /// The event is larger than a record may be.
     #[error("failed to store an event of {bytes} bytes: at most {limit} are allowed")]
     TooLarge {
@@ -175,6 +200,10 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// A question about many sessions met a page of the database that cannot be read. Questions
+    /// about single sessions may still be answered.
+    #[error("failed to read the store: {0}; stop the daemon and check the data directory")]
+    Unreadable(String),
     /// The engine or the disk failed. Final: nothing more is acknowledged.
     #[error(
         "failed to make events durable: {0}; the daemon stops, because what the disk holds is no longer known"
@@ -201,9 +230,12 @@ impl StoreError {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
-            Self::Full { .. } | Self::TooLarge { .. } | Self::NotFound(_) | Self::Closed => {
-                Blame::Passing
-            }
+            Self::Full { .. }
+            | Self::Busy { .. }
+            | Self::TooLarge { .. }
+            | Self::NotFound(_)
+            | Self::Unreadable(_)
+            | Self::Closed => Blame::Passing,
             Self::Conflict { .. } | Self::Corrupt { .. } => Blame::Session,
             Self::Poisoned(_) => Blame::Store,
         }
@@ -214,6 +246,16 @@ impl StoreError {
 /// Dropping it does not undo the append.
 #[derive(Debug)]
 pub struct Ack(oneshot::Receiver<Result<Vec<Stored>, StoreError>>);
+
+impl Ack {
+    /// An answer that is known at once.
+    fn ready(answer: Result<Vec<Stored>, StoreError>) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        // The receiver is in hand, so this cannot fail.
+        let _ = sender.send(answer);
+        Self(receiver)
+    }
+}
 
 impl Future for Ack {
     type Output = Result<Vec<Stored>, StoreError>;

@@ -3,6 +3,14 @@
 //! Called by the session's tool worker, which adds timeout, restart and cancellation around every
 //! tool. A tool never touches a log and never sees a session.
 
+pub mod build;
+pub mod builtin;
+pub mod check;
+pub mod command;
+mod process;
+pub mod shim;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +19,10 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::context::ToolDefinition;
 use crate::event::EffectClass;
-use crate::model::ToolDefinition;
 use crate::restart::RestartPolicy;
+use crate::tool::check::Checker;
 
 /// What is known of a tool before it is called.
 #[derive(Clone, Debug)]
@@ -106,16 +115,23 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
 
 /// The tools of a company, by name. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Toolbox(Arc<std::collections::BTreeMap<String, Arc<dyn Tool>>>);
+pub struct Toolbox(Arc<BTreeMap<String, Entry>>);
+
+/// A tool and its compiled schema.
+#[derive(Clone, Debug)]
+struct Entry {
+    tool: Arc<dyn Tool>,
+    checker: Arc<Result<Checker, String>>,
+}
 
 impl FromIterator<Arc<dyn Tool>> for Toolbox {
     fn from_iter<I: IntoIterator<Item = Arc<dyn Tool>>>(tools: I) -> Self {
-        Self(Arc::new(
-            tools
-                .into_iter()
-                .map(|tool| (tool.spec().definition.name.clone(), tool))
-                .collect(),
-        ))
+        let entries = tools.into_iter().map(|tool| {
+            let definition = &tool.spec().definition;
+            let checker = Arc::new(Checker::new(&definition.parameters));
+            (definition.name.clone(), Entry { tool, checker })
+        });
+        Self(Arc::new(entries.collect()))
     }
 }
 
@@ -123,20 +139,39 @@ impl Toolbox {
     /// The tool with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.0.get(name)
+        self.0.get(name).map(|entry| &entry.tool)
     }
 
     /// All tools, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.0.values()
+        self.0.values().map(|entry| &entry.tool)
     }
 
     /// Only the tools with these names; names without a tool are left out.
     #[must_use]
     pub fn only(&self, names: &[String]) -> Self {
-        names
+        let entries = names
             .iter()
-            .filter_map(|name| self.get(name).cloned())
-            .collect()
+            .filter_map(|name| Some((name.clone(), self.0.get(name)?.clone())));
+        Self(Arc::new(entries.collect()))
+    }
+
+    /// Reads the arguments of a call and checks them against the tool's schema, which is compiled
+    /// once. No text at all means no arguments.
+    ///
+    /// # Errors
+    /// What to do differently, for the model: no such tool, no valid JSON, or what does not fit.
+    pub fn arguments(&self, name: &str, text: &str) -> Result<Value, String> {
+        let Some(entry) = self.0.get(name) else {
+            let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
+            return Err(format!(
+                "there is no tool named {name:?}; there are: {}",
+                known.join(", ")
+            ));
+        };
+        match entry.checker.as_ref() {
+            Ok(checker) => checker.check(text),
+            Err(fault) => Err(fault.clone()),
+        }
     }
 }

@@ -85,7 +85,7 @@ impl StreamItem {
                 attempt: delta.attempt,
                 channel: delta.channel.name().to_owned(),
                 offset: delta.offset,
-                text: delta.text.clone(),
+                text: delta.text.to_string(),
             },
             Item::Reset { of } => Self::Reset {
                 subscription,

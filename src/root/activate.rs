@@ -1,0 +1,195 @@
+//! From a session's name to a session that can begin to live: a place in memory, its log, and a
+//! durable count of the recoveries. Runs beside the root, which may not wait for a disk.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tracing::{error, info};
+
+use crate::admission::Place;
+use crate::event::{Event, Fact, SessionCreated};
+use crate::fault::{Code, Fault};
+use crate::id::{Seq, SessionId};
+use crate::metric::{self, Rejection};
+use crate::session::shared::Shared;
+use crate::session::{Loaded, SessionError, load, summary};
+use crate::store::{Append, Blame, StoreError};
+use crate::turn::{Input, Rules};
+
+/// Why a session's actor is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is new.
+    Created(SessionCreated),
+    /// Somebody wants it.
+    Asked,
+    /// The daemon has begun and its turn is unfinished. Its recovery was counted.
+    Resumed,
+    /// Its actor failed.
+    Crashed,
+    /// The store took no append for a while.
+    Refused,
+    /// Its actor failed too often, for this reason.
+    SetAside(String),
+}
+
+/// A session that can begin to live.
+#[derive(Debug)]
+pub(super) struct Activated {
+    pub(super) loaded: Loaded,
+    pub(super) place: Place,
+    pub(super) reason: &'static str,
+}
+
+/// Makes a session ready to live.
+pub(super) async fn activate(
+    shared: &Arc<Shared>,
+    loading: &Semaphore,
+    id: SessionId,
+    why: Why,
+) -> Result<Activated, Fault> {
+    let place = place(shared, &why).await?;
+    let _loading = loading.acquire().await;
+    if let Some(reason) = shared.store.quarantine(id).await? {
+        return Err(quarantined(&reason));
+    }
+    let reason = match why {
+        Why::Created(created) => return create(shared, id, created, place).await,
+        Why::SetAside(reason) => return Err(set_aside(shared, id, &reason).await),
+        Why::Crashed => {
+            count_recovery(shared, id).await?;
+            "the session's actor failed"
+        }
+        Why::Resumed => "the daemon was restarted",
+        Why::Asked => "the session was woken",
+        Why::Refused => "the store took nothing for a while",
+    };
+    match load(&shared.store, id).await {
+        Ok(loaded) => Ok(Activated {
+            loaded,
+            place,
+            reason,
+        }),
+        Err(error) if error.blame() == Blame::Session => {
+            Err(set_aside(shared, id, &error.to_string()).await)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whoever asks can be refused; what was accepted waits as long as it takes.
+async fn place(shared: &Shared, why: &Why) -> Result<Place, Fault> {
+    let lane = &shared.lanes.live_sessions;
+    match why {
+        Why::Created(_) | Why::Asked => lane.enter_or_refuse().await.map_err(|full| {
+            metric::rejected(Rejection::Overloaded);
+            SessionError::from(full).into()
+        }),
+        Why::Resumed | Why::Crashed | Why::Refused | Why::SetAside(_) => Ok(lane.enter().await),
+    }
+}
+
+/// The first event of a new session, durable before anybody has its name.
+async fn create(
+    shared: &Arc<Shared>,
+    id: SessionId,
+    created: SessionCreated,
+    place: Place,
+) -> Result<Activated, Fault> {
+    let mut loaded = Loaded::default();
+    append(shared, id, &mut loaded, Input::Create(created)).await?;
+    info!(session = %id, "session created");
+    Ok(Activated {
+        loaded,
+        place,
+        reason: "the session was created",
+    })
+}
+
+/// Counts a recovery before the log is replayed, so that a session which takes the process down
+/// is found out.
+async fn count_recovery(shared: &Arc<Shared>, id: SessionId) -> Result<(), Fault> {
+    metric::recovered();
+    let counted = shared.store.count_recoveries(vec![id]).await?;
+    let recoveries = counted.first().map_or(0, |counted| counted.recoveries);
+    if recoveries > shared.settings.max_recoveries {
+        let reason = format!("{recoveries} recoveries without a finished turn");
+        return Err(set_aside(shared, id, &reason).await);
+    }
+    Ok(())
+}
+
+/// Sets a session aside: in its log if that can be read, and beside it in any case.
+pub(super) async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
+    error!(session = %id, reason, "session quarantined");
+    if let Ok(mut loaded) = load(&shared.store, id).await {
+        let input = Input::Quarantine {
+            reason: reason.to_owned(),
+        };
+        if let Err(error) = append(shared, id, &mut loaded, input).await {
+            error!(session = %id, %error, "quarantine could not be written to the log");
+        }
+    }
+    let kept = shared
+        .store
+        .set_quarantine(id, Some(reason.to_owned()))
+        .await;
+    match kept {
+        Ok(()) => quarantined(reason),
+        Err(error) => error.into(),
+    }
+}
+
+fn quarantined(reason: &str) -> Fault {
+    Fault::new(
+        Code::Quarantined,
+        format!(
+            "the session is quarantined: {reason}; look at it with `impresario log`, then let it go on with `impresario release`"
+        ),
+    )
+}
+
+/// Appends what an input leads to, for a session that has no actor. Durable when this returns.
+async fn append(
+    shared: &Shared,
+    id: SessionId,
+    loaded: &mut Loaded,
+    input: Input,
+) -> Result<(), StoreError> {
+    let after = loaded.turn.head();
+    let at = shared.clock.now();
+    let rules = Rules {
+        model: String::new(),
+        max_steps: shared.settings.max_steps,
+        max_attempts: shared.settings.max_attempts,
+        queued_inputs: shared.settings.queued_inputs,
+        effects: Arc::default(),
+    };
+    let Ok(facts) = loaded.turn.decide(input, at, &rules) else {
+        return Ok(());
+    };
+    evolve(loaded, after, at, &facts);
+    let summary = summary(&loaded.turn);
+    let ack = shared.store.append(Append {
+        session: id,
+        after,
+        at,
+        facts,
+        summary,
+    });
+    ack.await.map(drop)
+}
+
+fn evolve(loaded: &mut Loaded, after: Seq, at: crate::event::Timestamp, facts: &[Fact]) {
+    let mut seq = after;
+    for fact in facts {
+        seq = seq.next();
+        let event = Event {
+            seq,
+            at,
+            fact: fact.clone(),
+        };
+        loaded.turn.evolve(&event);
+        loaded.context.evolve(&event);
+    }
+}

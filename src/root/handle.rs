@@ -1,0 +1,126 @@
+//! The only way to talk to the root, and the way back for readers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorRef, RpcReplyPort, SpawnErr};
+
+use super::{Msg, Root};
+use crate::event::SessionCreated;
+use crate::fault::{Code, Fault};
+use crate::id::SessionId;
+use crate::session::SessionHandle;
+use crate::session::shared::Shared;
+use crate::subscriber::{Attached, Feed, Source, SubscriberArgs};
+
+/// The only way to talk to the root. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RootHandle {
+    actor: ActorRef<Msg>,
+    deadline: Duration,
+}
+
+impl RootHandle {
+    /// Starts the root.
+    ///
+    /// # Errors
+    /// Whatever stopped the actor from starting.
+    pub async fn start(shared: Arc<Shared>) -> Result<Self, SpawnErr> {
+        let deadline = Duration::from_millis(shared.settings.call_timeout_ms);
+        let (actor, _task) = Actor::spawn(None, Root, shared).await?;
+        Ok(Self { actor, deadline })
+    }
+
+    /// A new session. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Code::Overloaded`], [`Code::Draining`], [`Code::StoreFailed`].
+    pub async fn create(&self, created: SessionCreated) -> Result<SessionHandle, Fault> {
+        self.call(|reply| Msg::Create(created, reply)).await?
+    }
+
+    /// A session's handle; wakes it if it sleeps.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Quarantined`], [`Code::Overloaded`], [`Code::Draining`].
+    pub async fn wake(&self, id: SessionId) -> Result<SessionHandle, Fault> {
+        self.call(|reply| Msg::Wake(id, reply)).await?
+    }
+
+    /// A session's handle if it is in memory; does not wake it.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`], [`Code::Draining`].
+    pub async fn find(&self, id: SessionId) -> Result<Option<SessionHandle>, Fault> {
+        self.call(|reply| Msg::Find(id, reply)).await
+    }
+
+    /// Has an unfinished session go on.
+    pub fn resume(&self, id: SessionId) {
+        // A root that is gone resumes nothing.
+        let _gone = self.actor.cast(Msg::Resume(id));
+    }
+
+    /// Removes a session for good. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Overloaded`], [`Code::StoreFailed`].
+    pub async fn delete(&self, id: SessionId) -> Result<(), Fault> {
+        self.call(|reply| Msg::Delete(id, reply)).await?
+    }
+
+    /// Starts a reader.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`], [`Code::Draining`].
+    pub async fn subscribe(&self, args: SubscriberArgs) -> Result<(), Fault> {
+        self.call(|reply| Msg::Subscribe(Box::new(args), reply))
+            .await?
+    }
+
+    /// Sessions in memory.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`], [`Code::Draining`].
+    pub async fn live(&self) -> Result<usize, Fault> {
+        self.call(Msg::Live).await
+    }
+
+    /// Ends every session's actor; returns when they have ended.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`].
+    pub async fn stop_sessions(&self) -> Result<(), Fault> {
+        self.call(Msg::StopSessions).await
+    }
+
+    /// Ends the root itself.
+    pub fn stop(&self) {
+        self.actor.stop(None);
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<T>) -> Msg,
+    ) -> Result<T, Fault> {
+        match self.actor.call(message, Some(self.deadline)).await {
+            Ok(CallResult::Success(answer)) => Ok(answer),
+            Ok(CallResult::Timeout) => Err(Fault::new(
+                Code::Timeout,
+                "the root did not answer in time; try again",
+            )),
+            Ok(CallResult::SenderError) | Err(_) => Err(super::draining()),
+        }
+    }
+}
+
+impl Source for RootHandle {
+    fn attach(&self, session: SessionId, feed: Feed) -> BoxFuture<'_, Result<Attached, Fault>> {
+        Box::pin(async move {
+            let handle = self.wake(session).await?;
+            handle.attach(feed).await.map_err(Fault::from)
+        })
+    }
+}

@@ -1,0 +1,483 @@
+//! The root supervisor: which sessions live, who is woken, what is restarted, what is set aside.
+//!
+//! Called by the runtime, through a [`RootHandle`]. Starts sessions below itself; their logs are
+//! read in tasks beside it (`activate`), so that handling a message never waits for a disk.
+//!
+//! Invariants:
+//! - at most one actor lives for a session, and a new one is made only after the old one ended;
+//! - every session in memory holds a place in the lane `live_sessions`;
+//! - a session that keeps failing is set aside and leaves its siblings alone.
+
+mod activate;
+mod handle;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
+use tracing::{error, info, warn};
+
+use crate::event::SessionCreated;
+use crate::fault::{Code, Fault};
+use crate::id::SessionId;
+use crate::metric::{self, SessionState, WorkerKind};
+use crate::restart::{Intensity, RestartPolicy};
+use crate::session::shared::Shared;
+use crate::session::{Ended, SessionArgs, SessionHandle};
+use crate::subscriber::SubscriberArgs;
+
+use activate::{Activated, Why};
+pub use handle::RootHandle;
+
+/// Sets a session aside: in its log if that can be read, and beside it in any case. Durable when
+/// this returns.
+pub async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
+    activate::set_aside(shared, id, reason).await
+}
+
+/// What the root can be told. Private: callers hold a [`RootHandle`].
+#[derive(Debug)]
+enum Msg {
+    /// Somebody wants a session.
+    Wake(SessionId, Reply<SessionHandle>),
+    /// An unfinished session is to go on.
+    Resume(SessionId),
+    /// A new session.
+    Create(SessionCreated, Reply<SessionHandle>),
+    /// A log was read, or not.
+    Activated(SessionId, Box<Result<Activated, Fault>>),
+    /// A session is to be gone for good.
+    Delete(SessionId, Reply<()>),
+    /// Its log was removed, or not.
+    Deleted(SessionId, Result<(), Fault>),
+    /// A reader.
+    Subscribe(Box<SubscriberArgs>, RpcReplyPort<Result<(), Fault>>),
+    /// Which sessions live.
+    Live(RpcReplyPort<usize>),
+    /// Whether this one lives.
+    Find(SessionId, RpcReplyPort<Option<SessionHandle>>),
+    /// The time has come to look around.
+    Tick,
+    /// Every session is to end; the answer comes when they have.
+    StopSessions(RpcReplyPort<()>),
+}
+
+type Reply<T> = RpcReplyPort<Result<T, Fault>>;
+
+/// What the root knows of a session in memory.
+enum Entry {
+    /// Its log is being read.
+    Loading(Vec<Reply<SessionHandle>>),
+    /// It lives.
+    Live(SessionHandle, ActorCell),
+    /// It is ending; whoever wants it waits for the next actor.
+    Ending(Vec<Reply<SessionHandle>>),
+    /// It is ending, to be deleted; or its log is being removed.
+    Deleting(Vec<Reply<()>>),
+}
+
+struct State {
+    shared: Arc<Shared>,
+    sessions: HashMap<SessionId, Entry>,
+    by_actor: HashMap<ActorId, SessionId>,
+    failures: HashMap<SessionId, Intensity>,
+    loading: Arc<tokio::sync::Semaphore>,
+    quarantined: usize,
+    ticks: u64,
+    timer: Option<tokio::task::JoinHandle<()>>,
+    stopping: Vec<RpcReplyPort<()>>,
+}
+
+struct Root;
+
+/// The root looks around so often.
+const TICK: Duration = Duration::from_secs(1);
+/// A session whose append was refused is rebuilt after this time.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
+
+impl Actor for Root {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        let ticking = myself;
+        let timer = crate::clock::spawn(async move {
+            let mut interval = tokio::time::interval(TICK);
+            loop {
+                interval.tick().await;
+                if ticking.cast(Msg::Tick).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(State {
+            loading: Arc::new(tokio::sync::Semaphore::new(
+                shared.limits.loading_sessions.max(1),
+            )),
+            shared,
+            sessions: HashMap::new(),
+            by_actor: HashMap::new(),
+            failures: HashMap::new(),
+            quarantined: 0,
+            ticks: 0,
+            timer: Some(timer),
+            stopping: Vec::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Wake(id, reply) => state.wake(&myself, id, reply),
+            Msg::Resume(id) => state.activate(&myself, id, Why::Resumed),
+            Msg::Create(created, reply) => state.create(&myself, created, reply),
+            Msg::Activated(id, activated) => {
+                Box::pin(state.activated(&myself, id, *activated)).await;
+            }
+            Msg::Delete(id, reply) => state.delete(&myself, id, reply),
+            Msg::Deleted(id, result) => state.deleted(id, &result),
+            Msg::Subscribe(args, reply) => {
+                let started = crate::subscriber::start(*args, myself.get_cell()).await;
+                answer(reply, started.map_err(|error| internal(&error)));
+            }
+            Msg::Live(reply) => answer(reply, state.by_actor.len()),
+            Msg::Find(id, reply) => answer(reply, state.find(id)),
+            Msg::Tick => state.tick(),
+            Msg::StopSessions(reply) => state.stop_sessions(reply),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorTerminated(actor, _, _) = &event {
+            state.ended(&myself, actor.get_id());
+        }
+        if let SupervisionEvent::ActorFailed(actor, cause) = &event {
+            state.failed(&myself, actor.get_id(), cause);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Msg>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(timer) = state.timer.take() {
+            timer.abort();
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Gives a session's handle, waking it if it sleeps.
+    fn wake(&mut self, myself: &ActorRef<Msg>, id: SessionId, reply: Reply<SessionHandle>) {
+        if self.shared.phase.is_stopping() {
+            return answer(reply, Err(draining()));
+        }
+        match self.sessions.get_mut(&id) {
+            Some(Entry::Live(handle, _)) if !handle.is_gone() => {
+                let handle = handle.clone();
+                answer(reply, Ok(handle));
+            }
+            Some(entry @ Entry::Live(..)) => *entry = Entry::Ending(vec![reply]),
+            Some(Entry::Loading(waiting) | Entry::Ending(waiting)) => waiting.push(reply),
+            Some(Entry::Deleting(_)) => answer(reply, Err(not_found(id))),
+            None => {
+                self.sessions.insert(id, Entry::Loading(vec![reply]));
+                self.start_activation(myself, id, Why::Asked, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Reads a session's log again, with nobody waiting for it.
+    fn activate(&mut self, myself: &ActorRef<Msg>, id: SessionId, why: Why) {
+        if !self.sessions.contains_key(&id) && !self.shared.phase.is_stopping() {
+            self.sessions.insert(id, Entry::Loading(Vec::new()));
+            self.start_activation(myself, id, why, Duration::ZERO);
+        }
+    }
+
+    fn start_activation(&self, myself: &ActorRef<Msg>, id: SessionId, why: Why, wait: Duration) {
+        let (shared, loading) = (Arc::clone(&self.shared), Arc::clone(&self.loading));
+        let myself = myself.clone();
+        crate::clock::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let activated = activate::activate(&shared, &loading, id, why).await;
+            // A root that is gone wakes nobody.
+            let _gone = myself.cast(Msg::Activated(id, Box::new(activated)));
+        });
+    }
+
+    fn create(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        created: SessionCreated,
+        reply: Reply<SessionHandle>,
+    ) {
+        let id = self.shared.clock.session_id();
+        self.sessions.insert(id, Entry::Loading(vec![reply]));
+        self.start_activation(myself, id, Why::Created(created), Duration::ZERO);
+    }
+
+    /// A log was read: its session begins to live.
+    async fn activated(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        id: SessionId,
+        activated: Result<Activated, Fault>,
+    ) {
+        let Some(Entry::Loading(waiting)) = self.sessions.remove(&id) else {
+            return;
+        };
+        let started = match activated {
+            Ok(_) if self.shared.phase.is_stopping() => Err(draining()),
+            Ok(activated) => self.start(myself, id, activated).await,
+            Err(fault) => {
+                self.count_quarantined(&fault);
+                Err(fault)
+            }
+        };
+        for reply in waiting {
+            answer(reply, started.clone());
+        }
+    }
+
+    async fn start(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        id: SessionId,
+        activated: Activated,
+    ) -> Result<SessionHandle, Fault> {
+        let args = SessionArgs {
+            id,
+            shared: Arc::clone(&self.shared),
+            loaded: activated.loaded,
+            place: activated.place,
+            reason: activated.reason,
+        };
+        let (handle, cell) = SessionHandle::start(args, myself.get_cell())
+            .await
+            .map_err(|error| internal(&error))?;
+        self.by_actor.insert(cell.get_id(), id);
+        self.sessions.insert(id, Entry::Live(handle.clone(), cell));
+        Ok(handle)
+    }
+
+    fn find(&self, id: SessionId) -> Option<SessionHandle> {
+        match self.sessions.get(&id) {
+            Some(Entry::Live(handle, _)) if !handle.is_gone() => Some(handle.clone()),
+            Some(Entry::Live(..) | Entry::Loading(_) | Entry::Ending(_) | Entry::Deleting(_))
+            | None => None,
+        }
+    }
+
+    /// A session's actor has ended by itself, or was asked to.
+    fn ended(&mut self, myself: &ActorRef<Msg>, actor: ActorId) {
+        let Some(id) = self.by_actor.remove(&actor) else {
+            return;
+        };
+        match self.sessions.remove(&id) {
+            Some(Entry::Ending(waiting)) => {
+                self.sessions.insert(id, Entry::Loading(waiting));
+                self.start_activation(myself, id, Why::Asked, Duration::ZERO);
+            }
+            Some(Entry::Deleting(waiting)) => {
+                self.sessions.insert(id, Entry::Deleting(waiting));
+                self.remove_log(myself, id);
+            }
+            Some(Entry::Live(..) | Entry::Loading(_)) | None => {}
+        }
+        self.all_stopped();
+    }
+
+    /// A session's actor has failed: it is rebuilt from its log, or set aside.
+    fn failed(&mut self, myself: &ActorRef<Msg>, actor: ActorId, cause: &ActorProcessingErr) {
+        let Some(id) = self.by_actor.get(&actor).copied() else {
+            return;
+        };
+        if self.shared.phase.is_stopping() {
+            return self.ended(myself, actor);
+        }
+        match cause.downcast_ref::<Ended>() {
+            Some(Ended::StoreFailed) => {
+                error!(session = %id, "session ended with the store");
+                self.ended(myself, actor);
+            }
+            Some(Ended::Refused) => self.rebuild(myself, actor, Why::Refused, REFUSED_WAIT),
+            Some(Ended::Astray) | None => {
+                warn!(session = %id, %cause, "session failed");
+                metric::worker_restarted(WorkerKind::Session);
+                self.restart_or_set_aside(myself, actor, &cause.to_string());
+            }
+        }
+    }
+
+    fn restart_or_set_aside(&mut self, myself: &ActorRef<Msg>, actor: ActorId, cause: &str) {
+        let Some(id) = self.by_actor.get(&actor).copied() else {
+            return;
+        };
+        let policy = RestartPolicy::default();
+        let now = self.shared.clock.elapsed();
+        let failures = self.failures.entry(id).or_default().failed(&policy, now);
+        match failures {
+            Some(count) => {
+                let wait = policy.backoff.wait(count, fastrand::f64());
+                self.rebuild(myself, actor, Why::Crashed, wait);
+            }
+            None => {
+                let why = Why::SetAside(format!("failed too often: {cause}"));
+                self.rebuild(myself, actor, why, Duration::ZERO);
+            }
+        }
+    }
+
+    fn rebuild(&mut self, myself: &ActorRef<Msg>, actor: ActorId, why: Why, wait: Duration) {
+        let Some(id) = self.by_actor.remove(&actor) else {
+            return;
+        };
+        let waiting = match self.sessions.remove(&id) {
+            Some(Entry::Ending(waiting)) => waiting,
+            Some(deleting @ Entry::Deleting(_)) => {
+                self.sessions.insert(id, deleting);
+                return self.remove_log(myself, id);
+            }
+            Some(Entry::Live(..) | Entry::Loading(_)) | None => Vec::new(),
+        };
+        self.sessions.insert(id, Entry::Loading(waiting));
+        self.start_activation(myself, id, why, wait);
+    }
+
+    /// Ends a session's actor, if it has one, and removes its log.
+    fn delete(&mut self, myself: &ActorRef<Msg>, id: SessionId, reply: Reply<()>) {
+        match self.sessions.get_mut(&id) {
+            Some(Entry::Deleting(waiting)) => waiting.push(reply),
+            Some(Entry::Loading(_) | Entry::Ending(_)) => {
+                let fault = Fault {
+                    retry_after_ms: Some(100),
+                    ..Fault::new(Code::Overloaded, "the session is being woken; try again")
+                };
+                answer(reply, Err(fault));
+            }
+            Some(entry @ Entry::Live(..)) => {
+                if let Entry::Live(_, cell) = &entry {
+                    cell.stop(None);
+                }
+                *entry = Entry::Deleting(vec![reply]);
+            }
+            None => {
+                self.sessions.insert(id, Entry::Deleting(vec![reply]));
+                self.remove_log(myself, id);
+            }
+        }
+    }
+
+    fn remove_log(&self, myself: &ActorRef<Msg>, id: SessionId) {
+        let (store, myself) = (Arc::clone(&self.shared.store), myself.clone());
+        crate::clock::spawn(async move {
+            let result = store.delete(id).await.map_err(Fault::from);
+            // A root that is gone has nobody to tell.
+            let _gone = myself.cast(Msg::Deleted(id, result));
+        });
+    }
+
+    fn deleted(&mut self, id: SessionId, result: &Result<(), Fault>) {
+        self.failures.remove(&id);
+        if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {
+            for reply in waiting {
+                answer(reply, result.clone());
+            }
+        }
+    }
+
+    /// Once a second: what is idle is asked to sleep, and the gauges are set.
+    fn tick(&mut self) {
+        self.ticks += 1;
+        let idle_after = Duration::from_millis(self.shared.settings.idle_after_ms);
+        let crowded = self.shared.lanes.live_sessions.gauge().waiting > 0;
+        let every = (idle_after.as_secs() / 4).clamp(1, 15);
+        if crowded {
+            self.rest(Duration::ZERO);
+        } else if self.ticks.is_multiple_of(every) {
+            self.rest(idle_after);
+        }
+        metric::sessions(SessionState::Live, self.by_actor.len());
+        metric::sessions(SessionState::Quarantined, self.quarantined);
+        metric::turns_running(self.shared.lanes.running_turns.gauge().used);
+        metric::store_bytes(self.shared.store.size_bytes());
+        self.shared.lanes.report();
+    }
+
+    fn rest(&self, after: Duration) {
+        for entry in self.sessions.values() {
+            if let Entry::Live(handle, _) = entry {
+                handle.rest(after);
+            }
+        }
+    }
+
+    fn stop_sessions(&mut self, reply: RpcReplyPort<()>) {
+        info!(sessions = self.by_actor.len(), "sessions are stopped");
+        for entry in self.sessions.values() {
+            if let Entry::Live(_, cell) = entry {
+                cell.stop(None);
+            }
+        }
+        self.stopping.push(reply);
+        self.all_stopped();
+    }
+
+    fn all_stopped(&mut self) {
+        if self.by_actor.is_empty() {
+            for reply in self.stopping.drain(..) {
+                answer(reply, ());
+            }
+        }
+    }
+
+    fn count_quarantined(&mut self, fault: &Fault) {
+        if fault.code == Code::Quarantined {
+            self.quarantined += 1;
+        }
+    }
+}
+
+fn draining() -> Fault {
+    Fault::new(
+        Code::Draining,
+        "the daemon is stopping; come back after its restart, nothing that was accepted is lost",
+    )
+}
+
+fn not_found(id: SessionId) -> Fault {
+    crate::store::StoreError::NotFound(id).into()
+}
+
+fn internal(error: &dyn std::error::Error) -> Fault {
+    Fault::new(Code::Internal, error.to_string())
+}
+
+/// Answers, and does not mind when the caller has left.
+fn answer<T>(port: RpcReplyPort<T>, value: T) {
+    if port.send(value).is_err() {
+        tracing::debug!("the caller left before the answer");
+    }
+}

@@ -1,0 +1,397 @@
+//! How a company begins: in code, or from settings.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use secrecy::SecretString;
+
+use super::{Impresario, Inner, Keep};
+use crate::clock::{Clock, SystemClock};
+use crate::model::{Model, Sampling};
+use crate::root::RootHandle;
+use crate::session::shared::{self, Lanes, ModelEntry, Phase, Shared};
+use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
+use crate::store::{EventStore, OpenError, SledStore, StoreError};
+use crate::tool::build::ToolEnvironment;
+use crate::tool::{Tool, Toolbox};
+
+/// Prepares a company.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use impresario::{Agent, Impresario};
+///
+/// let company = Impresario::builder()
+///     .store("./data")
+///     .agent(Agent::new("assistant").model("offline").tools(["calc"]))
+///     .start()
+///     .await?;
+/// let session = company.session("assistant").create().await?;
+/// let mut turn = session.send("What is 6 * 7?").await?; // durable when this returns
+/// while let Some(chunk) = turn.next().await {
+///     println!("{:?}", chunk.item);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The built-in model `offline` and the builtin tools are there without being named.
+#[derive(Debug)]
+pub struct Builder {
+    settings: Settings,
+    keep: Keep,
+    agents: BTreeMap<String, AgentSettings>,
+    models: BTreeMap<String, ModelEntry>,
+    tools: BTreeMap<String, Arc<dyn Tool>>,
+    clock: Arc<dyn Clock>,
+    shim: Option<PathBuf>,
+}
+
+/// A named profile: model, instructions, tools.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    name: String,
+    settings: AgentSettings,
+}
+
+/// Why a company did not begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store opened and cannot be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// A model cannot be made.
+    #[error(transparent)]
+    Model(#[from] crate::model::BuildError),
+    /// A tool cannot be made.
+    #[error(transparent)]
+    Tool(#[from] crate::tool::build::BuildError),
+    /// The file of a key cannot be read.
+    #[error("failed to read the key of model '{model}' from {}: {source}", path.display())]
+    Key {
+        /// The model's name.
+        model: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An agent names something that is not there.
+    #[error("agent '{agent}' names the {what} '{name}', which does not exist; there are: {known}")]
+    Unknown {
+        /// The agent.
+        agent: String,
+        /// Model or tool.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// The root did not start.
+    #[error("failed to start the root actor: {0}")]
+    Root(#[from] ractor::SpawnErr),
+    /// Opening the store was interrupted.
+    #[error("failed to open the store: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl Agent {
+    /// An agent with this name, the model `offline`, and no tools.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            settings: AgentSettings {
+                model: "offline".to_owned(),
+                ..AgentSettings::default()
+            },
+        }
+    }
+
+    /// The name of its model.
+    #[must_use]
+    pub fn model(mut self, model: impl Into<String>) -> Self {
+        self.settings.model = model.into();
+        self
+    }
+
+    /// Instructions that stand before the conversation.
+    #[must_use]
+    pub fn system(mut self, system: impl Into<String>) -> Self {
+        self.settings.system = system.into();
+        self
+    }
+
+    /// What it is for, for people.
+    #[must_use]
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.settings.description = description.into();
+        self
+    }
+
+    /// The names of its tools.
+    #[must_use]
+    pub fn tools<S: Into<String>>(mut self, tools: impl IntoIterator<Item = S>) -> Self {
+        self.settings.tools = tools.into_iter().map(Into::into).collect();
+        self
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let mut builder = Self {
+            settings: Settings::default(),
+            keep: Keep::Disk(PathBuf::from("impresario-data")),
+            agents: BTreeMap::new(),
+            models: BTreeMap::new(),
+            tools: BTreeMap::new(),
+            clock: Arc::new(SystemClock::new()),
+            shim: None,
+        };
+        let offline = Arc::new(crate::model::offline::Offline::default());
+        builder = builder.model("offline", offline);
+        // The builtin tools' default settings have no fault.
+        let environment = ToolEnvironment::default();
+        for name in crate::tool::builtin::NAMES {
+            if let Ok(tool) =
+                crate::tool::build::build(name, &ToolSettings::default(), &environment)
+            {
+                builder = builder.shared_tool(tool);
+            }
+        }
+        builder
+    }
+}
+
+impl Builder {
+    /// Keeps events in this directory; it is made when it is not there. The default is
+    /// `impresario-data` in the working directory.
+    #[must_use]
+    pub fn store(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.keep = Keep::Disk(directory.into());
+        self
+    }
+
+    /// Keeps events in a store of your own.
+    #[must_use]
+    pub fn event_store(mut self, store: Arc<dyn EventStore>) -> Self {
+        self.keep = Keep::Store(store);
+        self
+    }
+
+    /// Adds an agent.
+    #[must_use]
+    pub fn agent(mut self, agent: Agent) -> Self {
+        self.agents.insert(agent.name, agent.settings);
+        self
+    }
+
+    /// Adds a tool, under the name of its definition.
+    #[must_use]
+    pub fn tool(self, tool: impl Tool) -> Self {
+        self.shared_tool(Arc::new(tool))
+    }
+
+    /// Adds a tool that is shared with somebody else.
+    #[must_use]
+    pub fn shared_tool(mut self, tool: Arc<dyn Tool>) -> Self {
+        let name = tool.spec().definition.name.clone();
+        self.tools.insert(name, tool);
+        self
+    }
+
+    /// Adds a model under this name. Wrap it in [`crate::model::Watched`] for watchdogs.
+    #[must_use]
+    pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
+        let name = name.into();
+        let entry = ModelEntry {
+            model_name: name.clone(),
+            name: name.clone(),
+            model,
+            sampling: Sampling::default(),
+            prices: None,
+        };
+        self.models.insert(name, entry);
+        self
+    }
+
+    /// Takes limits, session and stream settings from here; what names models, tools, agents, the
+    /// store or the daemon is not taken.
+    #[must_use]
+    pub fn settings(mut self, settings: &Settings) -> Self {
+        self.settings = settings.clone();
+        self
+    }
+
+    /// Another clock, for tests.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Everything from settings.
+    ///
+    /// # Errors
+    /// [`StartError`] when a model or a tool cannot be made.
+    pub fn from_settings(
+        settings: &Settings,
+        environment: &Environment,
+    ) -> Result<Self, StartError> {
+        let mut builder = Self {
+            settings: settings.clone(),
+            keep: Keep::Disk(settings.store.path.clone()),
+            agents: settings.agents.clone(),
+            models: BTreeMap::new(),
+            tools: BTreeMap::new(),
+            clock: Arc::new(SystemClock::new()),
+            shim: None,
+        };
+        for (name, model) in &settings.models {
+            let entry = model_entry(name, model, environment)?;
+            builder.models.insert(name.clone(), entry);
+        }
+        let tool_environment = ToolEnvironment {
+            data: settings.store.path.clone(),
+            shim: builder.shim.clone(),
+            variables: environment
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        };
+        for (name, tool) in &settings.tools {
+            let tool = crate::tool::build::build(name, tool, &tool_environment)?;
+            builder.tools.insert(name.clone(), tool);
+        }
+        Ok(builder)
+    }
+
+    /// Begins: opens the store, starts the root, has every unfinished turn go on.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do.
+    pub async fn start(self) -> Result<Impresario, StartError> {
+        let tools: Toolbox = self.tools.values().cloned().collect();
+        let models: BTreeMap<_, _> = self
+            .models
+            .into_iter()
+            .map(|(name, entry)| (name, Arc::new(entry)))
+            .collect();
+        let agents = agents(&self.agents, &models, &tools)?;
+        let store = open(self.keep, &self.settings, &self.clock).await?;
+        let shared = Arc::new(Shared {
+            lanes: Lanes::new(&self.settings.limits, &self.clock),
+            settings: self.settings.sessions,
+            limits: self.settings.limits,
+            store,
+            agents,
+            models,
+            tools,
+            phase: Phase::default(),
+            clock: Arc::clone(&self.clock),
+        });
+        let company = Impresario(Arc::new(Inner {
+            root: RootHandle::start(Arc::clone(&shared)).await?,
+            shared,
+            stream_buffer: self.settings.streams.buffer_bytes,
+            since: self.clock.elapsed(),
+            recovering: Arc::new(AtomicUsize::new(0)),
+        }));
+        company.resume_unfinished().await?;
+        Ok(company)
+    }
+}
+
+async fn open(
+    keep: Keep,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn EventStore>, StartError> {
+    let path = match keep {
+        Keep::Store(store) => return Ok(store),
+        Keep::Disk(path) => path,
+    };
+    let mut settings = settings.store.clone();
+    settings.path = path;
+    let clock = Arc::clone(clock);
+    let opened =
+        tokio::task::spawn_blocking(move || SledStore::open(&settings, clock.as_ref())).await?;
+    Ok(Arc::new(opened?))
+}
+
+fn agents(
+    settings: &BTreeMap<String, AgentSettings>,
+    models: &BTreeMap<String, Arc<ModelEntry>>,
+    tools: &Toolbox,
+) -> Result<BTreeMap<String, Arc<shared::Agent>>, StartError> {
+    let tool_names: Vec<_> = tools
+        .iter()
+        .map(|tool| tool.spec().definition.name.as_str())
+        .collect();
+    let mut agents = BTreeMap::new();
+    for (name, agent) in settings {
+        let unknown = |what, missing: &str, known: Vec<&str>| StartError::Unknown {
+            agent: name.clone(),
+            what,
+            name: missing.to_owned(),
+            known: known.join(", "),
+        };
+        let Some(model) = models.get(&agent.model) else {
+            let known = models.keys().map(String::as_str).collect();
+            return Err(unknown("model", &agent.model, known));
+        };
+        if let Some(missing) = agent.tools.iter().find(|tool| tools.get(tool).is_none()) {
+            return Err(unknown("tool", missing, tool_names));
+        }
+        let agent = shared::Agent::new(name, agent, Arc::clone(model), tools);
+        agents.insert(name.clone(), Arc::new(agent));
+    }
+    Ok(agents)
+}
+
+fn model_entry(
+    name: &str,
+    settings: &ModelSettings,
+    environment: &Environment,
+) -> Result<ModelEntry, StartError> {
+    let key = key(name, settings, environment)?;
+    Ok(ModelEntry {
+        name: name.to_owned(),
+        model_name: settings.model.clone(),
+        model: crate::model::build(name, settings, key)?,
+        sampling: Sampling {
+            temperature: settings.temperature,
+            max_tokens: settings.max_tokens,
+            seed: settings.seed,
+        },
+        prices: settings.prices,
+    })
+}
+
+/// The key of a model: from the variable, else from the file, else none.
+fn key(
+    name: &str,
+    settings: &ModelSettings,
+    environment: &Environment,
+) -> Result<Option<SecretString>, StartError> {
+    if let Some(key) = environment.get(&settings.api_key_env) {
+        return Ok(Some(key.to_owned().into()));
+    }
+    if settings.api_key_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let key =
+        std::fs::read_to_string(&settings.api_key_file).map_err(|source| StartError::Key {
+            model: name.to_owned(),
+            path: settings.api_key_file.clone(),
+            source,
+        })?;
+    Ok(Some(key.trim().to_owned().into()))
+}

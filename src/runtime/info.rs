@@ -1,0 +1,172 @@
+//! What can be known of a company from outside.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Impresario;
+use crate::admission::Gauge;
+use crate::event::EffectClass;
+use crate::fault::Fault;
+use crate::id::SessionId;
+use crate::store::Summary;
+
+/// What is known of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionInfo {
+    /// Which.
+    pub id: SessionId,
+    /// What the store keeps beside its log.
+    pub summary: Summary,
+    /// It is in memory.
+    pub live: bool,
+    /// A turn runs.
+    pub running: bool,
+    /// Readers attached.
+    pub readers: usize,
+    /// Why it was set aside.
+    pub quarantine: Option<String>,
+}
+
+/// What is known of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: String,
+    /// The name of its model.
+    pub model: String,
+    /// The names of its tools.
+    pub tools: Vec<String>,
+}
+
+/// What is known of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Its name in the settings.
+    pub name: String,
+    /// Who answers.
+    pub provider: String,
+    /// The provider's name for it.
+    pub model: String,
+}
+
+/// What is known of a tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolInfo {
+    /// Its name.
+    pub name: String,
+    /// `builtin`, `command`, `rust`.
+    pub kind: String,
+    /// What it does.
+    pub description: String,
+    /// What a crash in the middle of a call means.
+    pub effect: EffectClass,
+    /// One run may take so long.
+    pub timeout: Duration,
+    /// JSON Schema of its arguments.
+    pub parameters: serde_json::Value,
+}
+
+/// How the company is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Requests are answered. (A company that is not ready has no handle yet.)
+    pub ready: bool,
+    /// No new work is taken.
+    pub draining: bool,
+    /// Sessions in memory.
+    pub live_sessions: Gauge,
+    /// Turns that run.
+    pub running_turns: Gauge,
+    /// Model calls in flight.
+    pub model_calls: Gauge,
+    /// Tool calls in flight.
+    pub tool_workers: Gauge,
+    /// Inputs accepted and not yet applied.
+    pub queued_inputs: Gauge,
+    /// Unfinished sessions found at the start and not woken yet.
+    pub recovering: usize,
+    /// Bytes on disk.
+    pub store_bytes: u64,
+    /// Time since the start.
+    pub uptime: Duration,
+}
+
+impl Impresario {
+    /// How the company is. Reads no disk and waits for nobody.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &self.0.shared;
+        let draining = !shared.phase.begins_turns();
+        Status {
+            ready: !draining,
+            draining,
+            live_sessions: shared.lanes.live_sessions.gauge(),
+            running_turns: shared.lanes.running_turns.gauge(),
+            model_calls: shared.lanes.model_calls.gauge(),
+            tool_workers: shared.lanes.tool_workers.gauge(),
+            queued_inputs: shared.lanes.queued_inputs.gauge(),
+            recovering: self.0.recovering.load(Ordering::Relaxed),
+            store_bytes: shared.store.size_bytes(),
+            uptime: shared.clock.elapsed().saturating_sub(self.0.since),
+        }
+    }
+
+    /// Every agent, by name.
+    #[must_use]
+    pub fn agents(&self) -> Vec<AgentInfo> {
+        let agents = self.0.shared.agents.values();
+        agents
+            .map(|agent| AgentInfo {
+                name: agent.name.clone(),
+                description: agent.description.clone(),
+                model: agent.model.name.clone(),
+                tools: agent
+                    .definitions
+                    .iter()
+                    .map(|tool| tool.name.clone())
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Every model, by name.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelInfo> {
+        let models = self.0.shared.models.values();
+        models
+            .map(|entry| ModelInfo {
+                name: entry.name.clone(),
+                provider: entry.model.provider().to_owned(),
+                model: entry.model_name.clone(),
+            })
+            .collect()
+    }
+
+    /// Every tool, by name.
+    #[must_use]
+    pub fn tools(&self) -> Vec<ToolInfo> {
+        let tools = self.0.shared.tools.iter();
+        tools
+            .map(|tool| {
+                let spec = tool.spec();
+                ToolInfo {
+                    name: spec.definition.name.clone(),
+                    kind: tool.kind().to_owned(),
+                    description: spec.definition.description.clone(),
+                    effect: spec.effect,
+                    timeout: spec.timeout,
+                    parameters: spec.definition.parameters.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// What is known of a session; does not wake it.
+    pub(super) async fn session_info(&self, id: SessionId) -> Result<SessionInfo, Fault> {
+        let summary = self.0.shared.store.summary(id).await?;
+        let summary = summary.ok_or(crate::store::StoreError::NotFound(id))?;
+        self.info_of(id, summary).await
+    }
+}

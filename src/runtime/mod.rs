@@ -1,0 +1,289 @@
+//! The embedding interface: a company of actors in your own process. The daemon is built on it
+//! alone.
+//!
+//! It installs no global logger, metrics recorder, signal handler or runtime: it runs on the tokio
+//! runtime that calls [`Builder::start`].
+
+mod builder;
+mod info;
+mod session;
+mod turn;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::event::SessionCreated;
+use crate::fault::{Code, Fault};
+use crate::id::SessionId;
+use crate::metric::{self, Rejection};
+use crate::root::RootHandle;
+use crate::session::shared::Shared;
+use crate::settings::{Environment, Settings};
+use crate::stop::StopStep;
+use crate::store::{Status as LogStatus, Summary};
+use crate::tool::{Invocation, OutputSink};
+
+pub use crate::session::Accepted;
+pub use crate::subscriber::OnSlow;
+pub use builder::{Agent, Builder, StartError};
+pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
+pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
+pub use turn::Turn;
+
+/// The whole company of actors. Cheap to clone; all clones are the same company.
+#[derive(Clone, Debug)]
+pub struct Impresario(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    root: RootHandle,
+    stream_buffer: usize,
+    since: Duration,
+    /// Unfinished sessions found at the start and not woken yet.
+    recovering: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Impresario {
+    /// Begins a company in code. See [`Builder`].
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Begins a company from settings: opens the store, makes models, tools and agents, starts the
+    /// root, and has every unfinished turn go on.
+    ///
+    /// # Errors
+    /// [`StartError`] says what to do.
+    pub async fn from_settings(
+        settings: &Settings,
+        environment: &Environment,
+    ) -> Result<Self, StartError> {
+        Builder::from_settings(settings, environment)?.start().await
+    }
+
+    /// Prepares a new session of this agent.
+    #[must_use]
+    pub fn session(&self, agent: &str) -> NewSession {
+        NewSession::new(self.clone(), agent)
+    }
+
+    /// A handle on a session that exists. Does nothing by itself.
+    #[must_use]
+    pub fn open(&self, id: SessionId) -> Session {
+        Session::new(self.clone(), id)
+    }
+
+    /// Sessions, newest first, of ids below `before`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`].
+    pub async fn list(
+        &self,
+        before: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<SessionInfo>, Fault> {
+        let page = self.0.shared.store.list(before, limit).await?;
+        let mut infos = Vec::with_capacity(page.len());
+        for (id, summary) in page {
+            infos.push(self.info_of(id, summary).await?);
+        }
+        Ok(infos)
+    }
+
+    /// Runs a tool once, outside any session. Arguments are JSON text.
+    /// Cancellation: dropping the future ends the tool.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::InvalidParams`], [`Code::Overloaded`], [`Code::Internal`] with
+    /// what the tool says, [`Code::Timeout`].
+    pub async fn call_tool(&self, name: &str, arguments: &str) -> Result<String, Fault> {
+        self.takes_work()?;
+        let tools = &self.0.shared.tools;
+        let Some(tool) = tools.get(name) else {
+            return Err(no_such(
+                "tool",
+                name,
+                tools.iter().map(|tool| tool.spec().definition.name.clone()),
+            ));
+        };
+        let arguments = tools
+            .arguments(name, arguments)
+            .map_err(|fault| Fault::new(Code::InvalidParams, fault))?;
+        let lane = &self.0.shared.lanes.tool_workers;
+        let _place = lane.try_enter().map_err(overloaded)?;
+        let run = tool.call(Invocation {
+            arguments,
+            idempotency_key: format!("call:{}", self.0.shared.clock.session_id()),
+            attempt: 1,
+            output: OutputSink::none(),
+        });
+        match tokio::time::timeout(tool.spec().timeout, run).await {
+            Ok(result) => result.map_err(|error| Fault::new(Code::Internal, error.to_string())),
+            Err(_) => Err(Fault::new(
+                Code::Timeout,
+                format!(
+                    "the tool gave no answer within {} ms",
+                    tool.spec().timeout.as_millis()
+                ),
+            )),
+        }
+    }
+
+    /// Refuses new work from now on; turns that run go on.
+    pub fn drain(&self) {
+        info!("draining");
+        self.0.shared.phase.drain();
+    }
+
+    /// Stops in the order of [`StopStep`]. Turns that run have their share of `grace` to finish;
+    /// what does not finish rests in the log and goes on after the next start.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`] when the last events could not be made durable.
+    pub async fn stop(&self, grace: Duration) -> Result<(), Fault> {
+        for step in StopStep::ALL {
+            let deadline = step.deadline(grace);
+            info!(step = step.name(), "stopping");
+            if tokio::time::timeout(deadline, self.stop_step(step))
+                .await
+                .is_err()
+            {
+                warn!(step = step.name(), "step of the stop took too long");
+            }
+        }
+        self.0.shared.store.close().await.map_err(Fault::from)
+    }
+
+    async fn stop_step(&self, step: StopStep) {
+        match step {
+            StopStep::CloseDoors => self.drain(),
+            StopStep::DrainSessions => self.0.shared.lanes.running_turns.empty().await,
+            StopStep::EndSessions => {
+                self.0.shared.phase.stop();
+                if let Err(fault) = self.0.root.stop_sessions().await {
+                    warn!(%fault, "sessions did not stop");
+                }
+            }
+            StopStep::CloseStore => {
+                if let Err(error) = self.0.shared.store.close().await {
+                    warn!(%error, "store did not close");
+                }
+            }
+            StopStep::EndRoot => self.0.root.stop(),
+        }
+    }
+
+    /// Resolves with the reason when the store can no longer be trusted. Then the process has to
+    /// end; what was acknowledged is on disk.
+    pub async fn failed(&self) -> String {
+        self.0.shared.store.poisoned().await
+    }
+
+    /// Makes a session. Durable when this returns.
+    async fn create(&self, created: SessionCreated) -> Result<Session, Fault> {
+        self.takes_work()?;
+        let handle = self.0.root.create(created).await?;
+        Ok(Session::with(self.clone(), handle))
+    }
+
+    fn takes_work(&self) -> Result<(), Fault> {
+        if self.0.shared.phase.begins_turns() {
+            return Ok(());
+        }
+        metric::rejected(Rejection::Draining);
+        Err(Fault::new(
+            Code::Draining,
+            "the daemon is stopping and takes no new work; try again after its restart",
+        ))
+    }
+
+    /// Has every unfinished session go on. Each recovery is counted durably before its log is
+    /// read, and one that was recovered too often without progress is left aside.
+    async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
+        let store = &self.0.shared.store;
+        let found = store.unfinished().await?;
+        let ids: Vec<_> = found.iter().map(|found| found.session).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        info!(sessions = ids.len(), "unfinished sessions found");
+        let counted = store.count_recoveries(ids).await?;
+        self.0
+            .recovering
+            .store(counted.len(), std::sync::atomic::Ordering::Relaxed);
+        let company = self.clone();
+        crate::clock::spawn(async move { company.resume_all(counted).await });
+        Ok(())
+    }
+
+    /// Those never recovered before come first; suspects come last.
+    async fn resume_all(&self, mut counted: Vec<crate::store::Unfinished>) {
+        counted.sort_by_key(|unfinished| (unfinished.recoveries, unfinished.session));
+        for unfinished in counted {
+            metric::recovered();
+            let id = unfinished.session;
+            let recoveries = unfinished.recoveries;
+            if recoveries > self.0.shared.settings.max_recoveries {
+                let reason = format!("{recoveries} recoveries without a finished turn");
+                crate::root::set_aside(&self.0.shared, id, &reason).await;
+            } else {
+                self.0.root.resume(id);
+            }
+            self.0
+                .recovering
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    async fn info_of(&self, id: SessionId, summary: Summary) -> Result<SessionInfo, Fault> {
+        let facts = match self.0.root.find(id).await? {
+            // A session that ends at this moment is asleep.
+            Some(handle) => handle.facts().await.ok(),
+            None => None,
+        };
+        let quarantine = if summary.status == LogStatus::Quarantined {
+            self.0.shared.store.quarantine(id).await?
+        } else {
+            None
+        };
+        Ok(SessionInfo {
+            id,
+            summary,
+            live: facts.is_some(),
+            running: facts.is_some_and(|facts| facts.running_turn.is_some()),
+            readers: facts.map_or(0, |facts| facts.readers),
+            quarantine,
+        })
+    }
+}
+
+fn overloaded(full: crate::admission::Full) -> Fault {
+    metric::rejected(Rejection::Overloaded);
+    crate::session::SessionError::from(full).into()
+}
+
+/// A name that nobody has, with the names that there are.
+fn no_such(what: &str, name: &str, names: impl Iterator<Item = String>) -> Fault {
+    let names: Vec<_> = names.collect();
+    Fault::new(
+        Code::NotFound,
+        format!(
+            "there is no {what} '{name}'; there are: {}",
+            names.join(", ")
+        ),
+    )
+}
+
+/// Where a company keeps its events.
+#[derive(Clone, Debug)]
+enum Keep {
+    /// In this directory.
+    Disk(PathBuf),
+    /// In a store that was made elsewhere.
+    Store(Arc<dyn crate::store::EventStore>),
+}

@@ -1,0 +1,162 @@
+//! From a decision to the disk, and from the disk to those who wait.
+
+use std::sync::Arc;
+
+use ractor::ActorProcessingErr;
+use tracing::{debug, info, warn};
+
+use super::{Ended, Msg, Reply, SessionError, State, answer, summary};
+use crate::chunk::Item;
+use crate::event::{Event, Fact};
+use crate::id::Seq;
+use crate::metric;
+use crate::store::{Append, Blame, StoreError, Stored};
+use crate::turn::{Input, Refusal, Rules};
+
+impl State {
+    /// Turns an input into facts and takes them in. They go to the store at the end of the message.
+    pub(super) fn decide(&mut self, input: Input) -> Result<(), Refusal> {
+        let rules = self.rules();
+        let at = self.shared.clock.now();
+        for fact in self.turn.decide(input, at, &rules)? {
+            let event = Event {
+                seq: self.turn.head().next(),
+                at,
+                fact,
+            };
+            self.turn.evolve(&event);
+            self.context.evolve(&event);
+            self.outbox.push(event.fact);
+        }
+        Ok(())
+    }
+
+    /// Like [`State::decide`], for outcomes: one that nobody waits for any more is dropped.
+    pub(super) fn decide_outcome(&mut self, input: Input) {
+        if let Err(refusal) = self.decide(input) {
+            debug!(session = %self.id, %refusal, "late outcome dropped");
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        self.agent.as_ref().map_or_else(
+            || Rules {
+                model: String::new(),
+                max_steps: self.shared.settings.max_steps,
+                max_attempts: self.shared.settings.max_attempts,
+                queued_inputs: self.shared.settings.queued_inputs,
+                effects: Arc::default(),
+            },
+            |agent| agent.rules(&self.shared.settings),
+        )
+    }
+
+    /// Hands everything that was decided to the store, as one append.
+    pub(super) fn commit(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let facts = std::mem::take(&mut self.outbox);
+        let after = Seq::new(self.turn.head().get() - facts.len() as u64);
+        let (_, at) = self.turn.times();
+        let ack = self.shared.store.append(Append {
+            session: self.id,
+            after,
+            at,
+            facts,
+            summary: summary(&self.turn),
+        });
+        let myself = self.myself.clone();
+        crate::clock::spawn(async move {
+            let landed = ack.await;
+            // A session that is gone is rebuilt from its log.
+            let _gone = myself.cast(Msg::Landed(landed));
+        });
+    }
+
+    /// An append is on disk, or never will be.
+    pub(super) fn landed(
+        &mut self,
+        landed: Result<Vec<Stored>, StoreError>,
+    ) -> Result<(), ActorProcessingErr> {
+        let events = match landed {
+            Ok(events) => events,
+            Err(error) => return Err(self.append_failed(&error).into()),
+        };
+        if let Some(first) = events.first() {
+            self.landed.insert(first.event().seq, events);
+        }
+        while let Some(events) = self.landed.remove(&self.durable.next()) {
+            for stored in events {
+                self.tell(stored);
+            }
+        }
+        self.answer_waiting();
+        Ok(())
+    }
+
+    /// An event is on disk: now it may be heard of.
+    fn tell(&mut self, stored: Stored) {
+        let event = stored.event();
+        self.durable = event.seq;
+        if let Some(of) = event.fact.outcome_of() {
+            self.live.end(of);
+        }
+        if let Fact::TurnFinished { status, .. } = &event.fact {
+            let took = self.shared.clock.elapsed().saturating_sub(self.turn_began);
+            metric::turn_finished(status.name(), took);
+            info!(session = %self.id, status = status.name(), "turn finished");
+            self.progress_made();
+        }
+        self.live.push(&Item::Event(stored));
+    }
+
+    /// A finished turn is progress: recoveries before it do not count against the session.
+    fn progress_made(&mut self) {
+        if !std::mem::take(&mut self.recovered_before) {
+            return;
+        }
+        let (store, id) = (Arc::clone(&self.shared.store), self.id);
+        crate::clock::spawn(async move {
+            if let Err(error) = store.forget_recoveries(id).await {
+                warn!(session = %id, %error, "recoveries could not be forgotten");
+            }
+        });
+    }
+
+    pub(super) fn answer_when_durable<T: Send + 'static>(&mut self, reply: Reply<T>, value: T) {
+        let when = self.turn.head();
+        if when <= self.durable {
+            answer(reply, Ok(value));
+            return;
+        }
+        let waiting = Box::new(move |outcome: Result<(), StoreError>| {
+            answer(reply, outcome.map(|()| value).map_err(SessionError::from));
+        });
+        self.replies.push_back((when, waiting));
+    }
+
+    fn answer_waiting(&mut self) {
+        while let Some((when, waiting)) = self.replies.pop_front() {
+            if when > self.durable {
+                self.replies.push_front((when, waiting));
+                return;
+            }
+            waiting(Ok(()));
+        }
+    }
+
+    /// What was decided did not become a fact: everybody hears it, and the actor ends, because
+    /// its state is ahead of a log that will not follow.
+    fn append_failed(&mut self, error: &StoreError) -> Ended {
+        warn!(session = %self.id, %error, "append failed");
+        for (_, waiting) in self.replies.drain(..) {
+            waiting(Err(error.clone()));
+        }
+        match error.blame() {
+            Blame::Passing => Ended::Refused,
+            Blame::Session => Ended::Astray,
+            Blame::Store => Ended::StoreFailed,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The only way to talk to a session. Every call has a deadline.
+
+use std::time::Duration;
+
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
+
+use super::{Msg, Session, SessionArgs};
+use crate::admission::{Full, Place};
+use crate::event::UserInput;
+use crate::fault::{Code, Fault};
+use crate::id::{Seq, SessionId, TurnId};
+use crate::store::{Blame, StoreError};
+use crate::subscriber::{Attached, Feed};
+use crate::turn::{Input, Refusal};
+
+/// The only way to talk to a session. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SessionHandle {
+    id: SessionId,
+    deadline: Duration,
+    actor: ActorRef<Msg>,
+}
+
+/// The answer to an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The input's event.
+    pub seq: Seq,
+    /// The same input had been accepted before; nothing new was recorded.
+    pub duplicate: bool,
+}
+
+/// What is known of a session only while it is in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Readers.
+    pub readers: usize,
+    /// The turn that runs.
+    pub running_turn: Option<TurnId>,
+    /// Model and tool calls in flight.
+    pub effects: usize,
+}
+
+/// Why a session did not do as it was told.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The input does not fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too much is waiting.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// It could not be made durable.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another fault, as the caller sees it.
+    #[error(transparent)]
+    Fault(Fault),
+    /// The session did not answer in time. Whether it did as told is unknown.
+    #[error("session {0} did not answer in time; send it again with the same key, that is safe")]
+    Silent(SessionId),
+    /// The actor has ended; the root makes a new one.
+    #[error("session {0} is being restarted; try again")]
+    Gone(SessionId),
+}
+
+impl SessionHandle {
+    /// Starts a session below `supervisor`.
+    ///
+    /// # Errors
+    /// Whatever stopped the actor from starting.
+    pub async fn start(
+        args: SessionArgs,
+        supervisor: ActorCell,
+    ) -> Result<(Self, ActorCell), SpawnErr> {
+        let (id, deadline) = (
+            args.id,
+            Duration::from_millis(args.shared.settings.call_timeout_ms),
+        );
+        let (actor, _task) = Actor::spawn_linked(None, Session, args, supervisor).await?;
+        let cell = actor.get_cell();
+        let handle = Self {
+            id,
+            deadline,
+            actor,
+        };
+        Ok((handle, cell))
+    }
+
+    /// Which session.
+    #[must_use]
+    pub const fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Whether the actor has ended, or is about to.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.actor.get_status() >= ActorStatus::Draining
+    }
+
+    /// Gives the session input. Durable when this returns.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn say(&self, input: UserInput, place: Place) -> Result<Accepted, SessionError> {
+        self.call(|reply| Msg::Say(input, place, reply)).await?
+    }
+
+    /// Has the session take an input that only changes its log. Durable when this returns.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn carry_out(&self, input: Input) -> Result<(), SessionError> {
+        self.call(|reply| Msg::Do(Box::new(input), reply)).await?
+    }
+
+    /// Attaches a reader.
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`] or [`SessionError::Silent`].
+    pub async fn attach(&self, feed: Feed) -> Result<Attached, SessionError> {
+        self.call(|reply| Msg::Attach(feed, reply)).await
+    }
+
+    /// What is known of it only while it is in memory.
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`] or [`SessionError::Silent`].
+    pub async fn facts(&self) -> Result<Facts, SessionError> {
+        self.call(Msg::Facts).await
+    }
+
+    /// Asks it to sleep, if nothing was going on for so long.
+    pub fn rest(&self, after: Duration) {
+        // One that is gone sleeps already.
+        let _gone = self.actor.cast(Msg::Rest(after));
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(RpcReplyPort<T>) -> Msg,
+    ) -> Result<T, SessionError> {
+        match self.actor.call(message, Some(self.deadline)).await {
+            Ok(CallResult::Success(answer)) => Ok(answer),
+            Ok(CallResult::Timeout) => Err(SessionError::Silent(self.id)),
+            Ok(CallResult::SenderError) | Err(_) => Err(SessionError::Gone(self.id)),
+        }
+    }
+}
+
+impl From<SessionError> for Fault {
+    fn from(error: SessionError) -> Self {
+        let message = error.to_string();
+        match error {
+            SessionError::Fault(fault) => fault,
+            SessionError::Refused(refusal) => Self::new(code_of(&refusal), message),
+            SessionError::Full(full) => Self {
+                code: Code::Overloaded,
+                message,
+                retry_after_ms: u64::try_from(full.retry_after.as_millis()).ok(),
+            },
+            SessionError::Store(error) => error.into(),
+            SessionError::Silent(_) => Self::new(Code::Timeout, message),
+            SessionError::Gone(_) => Self {
+                retry_after_ms: Some(RESTART_MS),
+                ..Self::new(Code::Overloaded, message)
+            },
+        }
+    }
+}
+
+/// A session that is being restarted is worth another try after this time.
+const RESTART_MS: u64 = 200;
+
+const fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::KeyReused(_) | Refusal::Repeated(_) => Code::Conflict,
+        Refusal::TooManyInputs(_) => Code::Overloaded,
+        Refusal::Closed | Refusal::NothingRuns | Refusal::Stale(_) | Refusal::NoChange => {
+            Code::InvalidState
+        }
+        Refusal::Quarantined => Code::Quarantined,
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let code = match (&error, error.blame()) {
+            (StoreError::NotFound(_), _) => Code::NotFound,
+            (StoreError::TooLarge { .. }, _) => Code::InvalidParams,
+            (_, Blame::Session) => Code::Quarantined,
+            (_, Blame::Passing | Blame::Store) => Code::StoreFailed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+// Held by the root for every live session; keep it small.
+const _: () = assert!(size_of::<SessionHandle>() <= 96);

@@ -1,0 +1,127 @@
+//! What is in flight, and who reads it. Memory only: nothing here is a fact.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chunk::{Channel, Delta, Item};
+use crate::id::Seq;
+use crate::subscriber::{Feed, Pushed};
+
+/// Outcomes in flight, and the readers of a session.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    in_flight: BTreeMap<Seq, InFlight>,
+    feeds: Vec<Feed>,
+}
+
+/// The texts of one outcome so far.
+#[derive(Debug, Default)]
+struct InFlight {
+    attempt: u32,
+    text: String,
+    reasoning: String,
+    output: String,
+}
+
+impl InFlight {
+    const fn channel(&mut self, channel: Channel) -> &mut String {
+        match channel {
+            Channel::Text => &mut self.text,
+            Channel::Reasoning => &mut self.reasoning,
+            Channel::ToolOutput => &mut self.output,
+        }
+    }
+}
+
+impl Live {
+    /// An effect begins, for the first time or again.
+    pub(super) fn begin(&mut self, of: Seq, attempt: u32) {
+        self.in_flight.insert(
+            of,
+            InFlight {
+                attempt,
+                ..InFlight::default()
+            },
+        );
+    }
+
+    /// A piece came: it is kept and shown.
+    pub(super) fn piece(&mut self, of: Seq, channel: Channel, text: &str) {
+        let Some(flight) = self.in_flight.get_mut(&of) else {
+            return;
+        };
+        let attempt = flight.attempt;
+        let whole = flight.channel(channel);
+        let offset = whole.len() as u64;
+        whole.push_str(text);
+        self.push(&Item::Delta(Delta {
+            of,
+            attempt,
+            channel,
+            offset,
+            text: Arc::from(text),
+        }));
+    }
+
+    /// The words and thoughts of a model's answer.
+    pub(super) fn answer(&self, of: Seq) -> (String, Option<String>) {
+        self.in_flight
+            .get(&of)
+            .map_or_else(Default::default, |flight| {
+                let reasoning = Some(&flight.reasoning).filter(|text| !text.is_empty());
+                (flight.text.clone(), reasoning.cloned())
+            })
+    }
+
+    /// How much tool output was kept of an effect in flight, bytes.
+    pub(super) fn output_len(&self, of: Seq) -> usize {
+        self.in_flight
+            .get(&of)
+            .map_or(0, |flight| flight.output.len())
+    }
+
+    /// The outcome is durable; what was in flight is of no use any more.
+    pub(super) fn end(&mut self, of: Seq) {
+        self.in_flight.remove(&of);
+    }
+
+    /// Sends an item to every reader; lets go of those that left or fell behind.
+    pub(super) fn push(&mut self, item: &Item) {
+        self.feeds
+            .retain_mut(|feed| feed.push(item) == Pushed::Taken);
+    }
+
+    /// A reader more; gives what is in flight.
+    pub(super) fn attach(&mut self, feed: Feed) -> Vec<Delta> {
+        self.feeds.push(feed);
+        self.in_flight
+            .iter()
+            .flat_map(|(of, flight)| flight.deltas(*of))
+            .collect()
+    }
+
+    /// Readers that have not left.
+    pub(super) fn readers(&mut self) -> usize {
+        self.feeds.retain(|feed| !feed.is_gone());
+        self.feeds.len()
+    }
+}
+
+impl InFlight {
+    fn deltas(&self, of: Seq) -> impl Iterator<Item = Delta> + '_ {
+        [
+            (Channel::Reasoning, &self.reasoning),
+            (Channel::Text, &self.text),
+            (Channel::ToolOutput, &self.output),
+        ]
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(move |(channel, text)| Delta {
+            of,
+            attempt: self.attempt,
+            channel,
+            offset: 0,
+            text: Arc::from(text.as_str()),
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! A session from its log, and what the store keeps beside the log. Reads; never writes.
+
+use std::sync::Arc;
+
+use crate::context::Context;
+use crate::id::{Seq, SessionId};
+use crate::store::{EventStore, PageLimit, Status, StoreError, Summary};
+use crate::turn;
+
+/// Where a session's log stands.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// For the core.
+    pub turn: turn::State,
+    /// For the model.
+    pub context: Context,
+}
+
+/// Folds a session's log. Calls no tool, no model, no clock.
+///
+/// # Errors
+/// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when any record cannot be read: a session is
+/// never begun from a part of its log.
+pub async fn load(store: &Arc<dyn EventStore>, id: SessionId) -> Result<Loaded, StoreError> {
+    let mut loaded = Loaded::default();
+    loop {
+        let page = store
+            .read(id, loaded.turn.head(), PageLimit::default())
+            .await?;
+        if page.is_empty() {
+            break;
+        }
+        for stored in &page {
+            loaded.turn.evolve(stored.event());
+            loaded.context.evolve(stored.event());
+        }
+    }
+    if loaded.turn.head() == Seq::START {
+        return Err(StoreError::NotFound(id));
+    }
+    Ok(loaded)
+}
+
+/// What the store keeps beside the log.
+#[must_use]
+pub fn summary(turn: &turn::State) -> Summary {
+    let (usage, cost_usd) = turn.spent();
+    let (created_at, updated_at) = turn.times();
+    let created = turn.created();
+    Summary {
+        head: turn.head(),
+        agent: created.map_or_else(String::new, |created| created.agent.clone()),
+        tenant: created.map_or_else(String::new, |created| created.tenant.clone()),
+        labels: created.map_or_else(Vec::new, |created| {
+            created.labels.clone().into_iter().collect()
+        }),
+        created_at,
+        updated_at,
+        status: status(turn),
+        turns: turn.turns().get(),
+        waiting_inputs: u32::try_from(turn.waiting()).unwrap_or(u32::MAX),
+        usage,
+        cost_usd,
+        title: turn.title().to_owned(),
+    }
+}
+
+fn status(turn: &turn::State) -> Status {
+    if turn.is_quarantined() {
+        Status::Quarantined
+    } else if turn.is_unfinished() {
+        Status::Unfinished
+    } else if turn.is_closed() {
+        Status::Closed
+    } else {
+        Status::Idle
+    }
+}

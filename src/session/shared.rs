@@ -1,0 +1,204 @@
+//! What all sessions share: the store, the clock, the agents, the lanes. Plain data behind `Arc`s;
+//! nothing here acts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::admission::Lane;
+use crate::clock::Clock;
+use crate::context::ToolDefinition;
+use crate::event::{EffectClass, Usage};
+use crate::metric;
+use crate::model::{Model, Sampling};
+use crate::settings::{LimitSettings, SessionSettings};
+use crate::store::EventStore;
+use crate::tool::Toolbox;
+use crate::turn::Rules;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where events are kept.
+    pub store: Arc<dyn EventStore>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Agents by name.
+    pub agents: BTreeMap<String, Arc<Agent>>,
+    /// Models by name.
+    pub models: BTreeMap<String, Arc<ModelEntry>>,
+    /// Every tool of the company.
+    pub tools: Toolbox,
+    /// What may happen at once.
+    pub lanes: Lanes,
+    /// How sessions live.
+    pub settings: SessionSettings,
+    /// How much may happen at once.
+    pub limits: LimitSettings,
+    /// Whether the company is open.
+    pub phase: Phase,
+}
+
+/// Whether the company is open. Only ever moves on.
+#[derive(Debug, Default)]
+pub struct Phase(AtomicU8);
+
+const DRAINING: u8 = 1;
+const STOPPING: u8 = 2;
+
+impl Phase {
+    /// No new work and no new turns; turns that run go on.
+    pub fn drain(&self) {
+        self.0.fetch_max(DRAINING, Ordering::SeqCst);
+    }
+
+    /// Nothing goes on any more.
+    pub fn stop(&self) {
+        self.0.fetch_max(STOPPING, Ordering::SeqCst);
+    }
+
+    /// Whether new work is taken and new turns begin.
+    #[must_use]
+    pub fn begins_turns(&self) -> bool {
+        self.0.load(Ordering::SeqCst) < DRAINING
+    }
+
+    /// Whether sessions may live.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.0.load(Ordering::SeqCst) >= STOPPING
+    }
+}
+
+/// A named profile, ready to work.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// What it is for, for people.
+    pub description: String,
+    /// Instructions that stand before the conversation.
+    pub system: Option<String>,
+    /// Who answers.
+    pub model: Arc<ModelEntry>,
+    /// Its tools.
+    pub tools: Toolbox,
+    /// Its tools as the model sees them.
+    pub definitions: Arc<Vec<ToolDefinition>>,
+    /// What a crash in a call of each tool means.
+    pub effects: Arc<BTreeMap<String, EffectClass>>,
+}
+
+/// A model under its name.
+#[derive(Debug)]
+pub struct ModelEntry {
+    /// The name in the settings.
+    pub name: String,
+    /// The provider's name for it.
+    pub model_name: String,
+    /// Who answers.
+    pub model: Arc<dyn Model>,
+    /// How answers are written.
+    pub sampling: Sampling,
+    /// What an answer costs, USD; `None` when no price is known.
+    pub prices: Option<crate::settings::PriceSettings>,
+}
+
+/// The lanes of the daemon.
+#[derive(Debug)]
+pub struct Lanes {
+    /// Sessions in memory.
+    pub live_sessions: Lane,
+    /// Turns that run.
+    pub running_turns: Lane,
+    /// Model calls in flight.
+    pub model_calls: Lane,
+    /// Tool calls in flight.
+    pub tool_workers: Lane,
+    /// Inputs accepted and not yet applied.
+    pub queued_inputs: Lane,
+}
+
+impl Lanes {
+    /// Lanes with the places of the settings.
+    #[must_use]
+    pub fn new(limits: &LimitSettings, clock: &Arc<dyn Clock>) -> Self {
+        // Only the doors refuse; behind them, work is bounded by what the doors let in.
+        let door = limits.waiting_requests;
+        let inside = usize::MAX;
+        let lane = |lane, places, waiting| Lane::new(lane, places, waiting, Arc::clone(clock));
+        Self {
+            live_sessions: lane(metric::Lane::LiveSessions, limits.live_sessions, door),
+            running_turns: lane(metric::Lane::RunningTurns, limits.running_turns, inside),
+            model_calls: lane(metric::Lane::ModelCalls, limits.model_calls, inside),
+            tool_workers: lane(metric::Lane::ToolWorkers, limits.tool_workers, inside),
+            queued_inputs: lane(metric::Lane::QueuedInputs, limits.queued_inputs, 0),
+        }
+    }
+
+    /// Tells the metrics how many wait before each lane.
+    pub fn report(&self) {
+        let lanes = [
+            (metric::Lane::LiveSessions, &self.live_sessions),
+            (metric::Lane::RunningTurns, &self.running_turns),
+            (metric::Lane::ModelCalls, &self.model_calls),
+            (metric::Lane::ToolWorkers, &self.tool_workers),
+            (metric::Lane::QueuedInputs, &self.queued_inputs),
+        ];
+        for (lane, places) in lanes {
+            metric::queue_depth(lane, places.gauge().waiting);
+        }
+    }
+}
+
+impl Agent {
+    /// An agent with the tools of `toolbox` that it names.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        settings: &crate::settings::AgentSettings,
+        model: Arc<ModelEntry>,
+        toolbox: &Toolbox,
+    ) -> Self {
+        let tools = toolbox.only(&settings.tools);
+        Self {
+            name: name.to_owned(),
+            description: settings.description.clone(),
+            system: Some(settings.system.clone()).filter(|system| !system.is_empty()),
+            model,
+            definitions: Arc::new(
+                tools
+                    .iter()
+                    .map(|tool| tool.spec().definition.clone())
+                    .collect(),
+            ),
+            effects: Arc::new(
+                tools
+                    .iter()
+                    .map(|tool| (tool.spec().definition.name.clone(), tool.spec().effect))
+                    .collect(),
+            ),
+            tools,
+        }
+    }
+
+    /// What the core has to know of it.
+    #[must_use]
+    pub fn rules(&self, settings: &SessionSettings) -> Rules {
+        Rules {
+            model: self.model.name.clone(),
+            max_steps: settings.max_steps,
+            max_attempts: settings.max_attempts,
+            queued_inputs: settings.queued_inputs,
+            effects: Arc::clone(&self.effects),
+        }
+    }
+}
+
+impl ModelEntry {
+    /// What these tokens cost, USD; `None` when the price or the usage is not known.
+    #[must_use]
+    pub fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
+        Some(crate::model::cost_usd(self.prices.as_ref()?, usage?))
+    }
+}

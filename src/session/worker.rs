@@ -1,0 +1,247 @@
+//! The actors that carry out effects: one per model call, one per tool call, linked to their
+//! session. A worker does its one piece of work in one message, tells the session, and ends.
+//!
+//! Killing it drops the work at its await: the HTTP stream is closed, the process group is ended.
+//! A panic reaches the session as the failure of a linked actor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::Msg;
+use super::shared::Shared;
+use crate::event::Outcome;
+use crate::id::{Seq, SessionId};
+use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
+use crate::tool::{Invocation, OutputSink, Tool, ToolError, Toolbox};
+use crate::turn::OpenCall;
+
+/// So many pieces of one effect may wait in the session's mailbox; then the effect waits.
+const PIECES_WAITING: usize = 64;
+/// So many pieces of a tool's output may wait in its worker.
+const OUTPUT_WAITING: usize = 16;
+
+/// Work for a worker.
+pub(super) type Work = BoxFuture<'static, ()>;
+
+/// Starts a worker below its session.
+pub(super) async fn start(work: Work, session: ActorCell) -> Result<ActorCell, SpawnErr> {
+    let (actor, _task) = Actor::spawn_linked(None, Worker, work, session).await?;
+    Ok(actor.get_cell())
+}
+
+struct Worker;
+
+impl Actor for Worker {
+    type Msg = ();
+    type State = Option<Work>;
+    type Arguments = Work;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<()>,
+        work: Work,
+    ) -> Result<Option<Work>, ActorProcessingErr> {
+        myself.cast(())?;
+        Ok(Some(work))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<()>,
+        (): (),
+        work: &mut Option<Work>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(work) = work.take() {
+            work.await;
+        }
+        myself.stop(None);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _myself: ActorRef<()>,
+        _event: SupervisionEvent,
+        _work: &mut Option<Work>,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// A model call.
+pub(super) struct ModelWork {
+    pub(super) of: Seq,
+    pub(super) model: Arc<dyn Model>,
+    pub(super) request: Request,
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: ActorRef<Msg>,
+}
+
+/// How a model call ended.
+#[derive(Debug)]
+pub(super) struct ModelEnd {
+    pub(super) of: Seq,
+    pub(super) result: Result<Answer, ModelError>,
+    pub(super) first_piece: Option<Duration>,
+    pub(super) took: Duration,
+}
+
+impl ModelWork {
+    pub(super) async fn run(self) {
+        let _place = self.shared.lanes.model_calls.enter().await;
+        let begun = self.shared.clock.elapsed();
+        let since = || self.shared.clock.elapsed().saturating_sub(begun);
+        let mut first_piece = None;
+        let credit = Arc::new(Semaphore::new(PIECES_WAITING));
+        let mut pieces = self.model.answer(self.request.clone());
+        let result = loop {
+            let piece = match pieces.next().await {
+                Some(Ok(Piece::Done(answer))) => break Ok(answer),
+                Some(Ok(piece)) => piece,
+                Some(Err(error)) => break Err(error),
+                None => break Err(cut_stream()),
+            };
+            first_piece.get_or_insert_with(since);
+            let Ok(credit) = Arc::clone(&credit).acquire_owned().await else {
+                return;
+            };
+            let of = self.of;
+            if self.session.cast(Msg::Piece { of, piece, credit }).is_err() {
+                return;
+            }
+        };
+        // A session that is gone will ask again after it has recovered.
+        let _gone = self.session.cast(Msg::ModelEnded(ModelEnd {
+            of: self.of,
+            result,
+            first_piece,
+            took: since(),
+        }));
+    }
+}
+
+fn cut_stream() -> ModelError {
+    ModelError {
+        kind: ModelErrorKind::CutStream,
+        message: "the answer ended without an end".to_owned(),
+        retry_after: None,
+    }
+}
+
+/// A tool call.
+pub(super) struct ToolWork {
+    pub(super) id: SessionId,
+    pub(super) open: OpenCall,
+    pub(super) tools: Toolbox,
+    /// Wait so long before the run begins.
+    pub(super) backoff: Duration,
+    /// Places among the calls of one step.
+    pub(super) step: Arc<Semaphore>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: ActorRef<Msg>,
+}
+
+/// How a run of a tool ended.
+#[derive(Debug)]
+pub(super) struct ToolEnd {
+    pub(super) of: Seq,
+    pub(super) attempt: u32,
+    pub(super) how: ToolEndKind,
+}
+
+/// Whether a run gave an outcome.
+#[derive(Debug)]
+pub(super) enum ToolEndKind {
+    /// It did.
+    Done(Outcome, String),
+    /// It did not: the outcome that this means if no other run follows, and why.
+    Died(Outcome, String),
+}
+
+impl ToolWork {
+    pub(super) async fn run(self) {
+        if !self.backoff.is_zero() {
+            tokio::time::sleep(self.backoff).await;
+        }
+        let Ok(_step) = Arc::clone(&self.step).acquire_owned().await else {
+            return;
+        };
+        let _place = self.shared.lanes.tool_workers.enter().await;
+        let how = self.call().await;
+        // A session that is gone will find the call open when it recovers.
+        let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
+            of: self.open.of,
+            attempt: self.open.attempt,
+            how,
+        }));
+    }
+
+    async fn call(&self) -> ToolEndKind {
+        let name = &self.open.tool;
+        let arguments = match self.tools.arguments(name, &self.open.arguments) {
+            Ok(arguments) => arguments,
+            Err(fault) => return ToolEndKind::Done(Outcome::Error, fault),
+        };
+        let Some(tool) = self.tools.get(name) else {
+            return ToolEndKind::Done(Outcome::Error, format!("there is no tool named {name:?}"));
+        };
+        let (sender, output) = mpsc::channel(OUTPUT_WAITING);
+        let run = tool.call(Invocation {
+            arguments,
+            idempotency_key: format!("{}:{}", self.id, self.open.of),
+            attempt: self.open.attempt,
+            output: OutputSink::new(sender),
+        });
+        let timeout = tool.spec().timeout;
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(timeout, run) => ended,
+            () = self.show(output) => return ToolEndKind::Died(Outcome::Error, "the session ended".to_owned()),
+        };
+        match ended {
+            Ok(Ok(text)) => ToolEndKind::Done(Outcome::Ok, cut(text, tool.as_ref())),
+            Ok(Err(ToolError::Failed(text))) => {
+                ToolEndKind::Done(Outcome::Error, cut(text, tool.as_ref()))
+            }
+            Ok(Err(ToolError::Died(reason))) => ToolEndKind::Died(Outcome::Error, reason),
+            Err(_) => ToolEndKind::Died(
+                Outcome::Timeout,
+                format!("no answer within {} ms", timeout.as_millis()),
+            ),
+        }
+    }
+
+    /// Shows the tool's output as it comes; ends only when the session is gone.
+    async fn show(&self, mut output: mpsc::Receiver<String>) {
+        let credit = Arc::new(Semaphore::new(PIECES_WAITING));
+        while let Some(text) = output.recv().await {
+            let Ok(credit) = Arc::clone(&credit).acquire_owned().await else {
+                return;
+            };
+            let of = self.open.of;
+            if self.session.cast(Msg::Output { of, text, credit }).is_err() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Cuts a result to the tool's limit and says so.
+fn cut(mut text: String, tool: &dyn Tool) -> String {
+    let limit = tool.spec().max_output_bytes;
+    if text.len() <= limit {
+        return text;
+    }
+    let whole = text.len();
+    let end = (0..=limit)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
+    text.truncate(end);
+    text + &format!("\n[cut: {end} of {whole} bytes shown]")
+}

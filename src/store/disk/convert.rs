@@ -1,0 +1,322 @@
+//! Conversions between the disk's types and the domain's, in both directions.
+//!
+//! Called by `disk` alone. Never reads or writes bytes.
+
+use super::{
+    ByDisk, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES,
+    QuarantinedDisk, RequestedCallDisk, SessionCreatedDisk, TURN_STATUSES, ToolCallDisk,
+    ToolResultDisk, TurnFinishedDisk, TurnStartedDisk, UsageDisk, UserInputDisk,
+    WorkerRestartedDisk, maybe, named, owned, text,
+};
+use crate::event::{
+    Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult,
+    TurnStatus, Usage, UserInput,
+};
+use crate::id::{CallId, Seq, TurnId};
+use crate::store::record::Damage;
+
+impl<'a> From<&'a SessionCreated> for SessionCreatedDisk<'a> {
+    fn from(created: &'a SessionCreated) -> Self {
+        let labels = created.labels.iter();
+        Self {
+            agent: text(&created.agent),
+            model: text(&created.model),
+            tenant: text(&created.tenant),
+            labels: labels
+                .map(|(key, value)| (text(key), text(value)))
+                .collect(),
+        }
+    }
+}
+
+impl From<SessionCreatedDisk<'_>> for SessionCreated {
+    fn from(disk: SessionCreatedDisk<'_>) -> Self {
+        let labels = disk.labels.into_iter();
+        Self {
+            agent: disk.agent.into_owned(),
+            model: disk.model.into_owned(),
+            tenant: disk.tenant.into_owned(),
+            labels: labels
+                .map(|(key, value)| (key.into_owned(), value.into_owned()))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a UserInput> for UserInputDisk<'a> {
+    fn from(input: &'a UserInput) -> Self {
+        Self {
+            content: text(&input.content),
+            by: maybe(&input.by),
+            key: maybe(&input.key),
+        }
+    }
+}
+
+impl From<UserInputDisk<'_>> for UserInput {
+    fn from(disk: UserInputDisk<'_>) -> Self {
+        Self {
+            content: disk.content.into_owned(),
+            by: owned(disk.by),
+            key: owned(disk.key),
+        }
+    }
+}
+
+impl TurnStartedDisk {
+    pub(super) fn new(turn: TurnId, inputs: &[Seq]) -> Self {
+        Self {
+            turn,
+            inputs: inputs.to_vec(),
+        }
+    }
+}
+
+impl From<TurnStartedDisk> for Fact {
+    fn from(disk: TurnStartedDisk) -> Self {
+        Self::TurnStarted {
+            turn: disk.turn,
+            inputs: disk.inputs,
+        }
+    }
+}
+
+impl<'a> LlmRequestDisk<'a> {
+    pub(super) fn new(turn: TurnId, (step, attempt): (u32, u32), model: &'a str) -> Self {
+        Self {
+            turn,
+            step,
+            attempt,
+            model: text(model),
+        }
+    }
+}
+
+impl From<LlmRequestDisk<'_>> for Fact {
+    fn from(disk: LlmRequestDisk<'_>) -> Self {
+        Self::LlmRequest {
+            turn: disk.turn,
+            step: disk.step,
+            attempt: disk.attempt,
+            model: disk.model.into_owned(),
+        }
+    }
+}
+
+impl<'a> From<&'a LlmResponse> for LlmResponseDisk<'a> {
+    fn from(response: &'a LlmResponse) -> Self {
+        Self {
+            of: response.of,
+            content: text(&response.content),
+            reasoning: maybe(&response.reasoning),
+            tool_calls: response.tool_calls.iter().map(Into::into).collect(),
+            finish_reason: text(response.finish_reason.name()),
+            usage: response.usage.map(Into::into),
+            cost_usd: response.cost_usd,
+            ttft_ms: response.ttft_ms,
+            duration_ms: response.duration_ms,
+        }
+    }
+}
+
+impl From<LlmResponseDisk<'_>> for LlmResponse {
+    fn from(disk: LlmResponseDisk<'_>) -> Self {
+        Self {
+            of: disk.of,
+            content: disk.content.into_owned(),
+            reasoning: owned(disk.reasoning),
+            tool_calls: disk.tool_calls.into_iter().map(Into::into).collect(),
+            finish_reason: FinishReason::from_name(&disk.finish_reason),
+            usage: disk.usage.map(Into::into),
+            cost_usd: disk.cost_usd,
+            ttft_ms: disk.ttft_ms,
+            duration_ms: disk.duration_ms,
+        }
+    }
+}
+
+impl<'a> From<&'a RequestedCall> for RequestedCallDisk<'a> {
+    fn from(call: &'a RequestedCall) -> Self {
+        Self {
+            id: text(&call.id.0),
+            tool: text(&call.tool),
+            arguments: text(&call.arguments),
+            signature: maybe(&call.signature),
+        }
+    }
+}
+
+impl From<RequestedCallDisk<'_>> for RequestedCall {
+    fn from(disk: RequestedCallDisk<'_>) -> Self {
+        Self {
+            id: CallId(disk.id.into_owned()),
+            tool: disk.tool.into_owned(),
+            arguments: disk.arguments.into_owned(),
+            signature: owned(disk.signature),
+        }
+    }
+}
+
+impl<'a> From<&'a ToolCall> for ToolCallDisk<'a> {
+    fn from(call: &'a ToolCall) -> Self {
+        Self {
+            turn: call.turn,
+            step: call.step,
+            call_id: text(&call.call_id.0),
+            tool: text(&call.tool),
+            arguments: text(&call.arguments),
+            effect: text(call.effect.name()),
+        }
+    }
+}
+
+impl TryFrom<ToolCallDisk<'_>> for ToolCall {
+    type Error = Damage;
+
+    fn try_from(disk: ToolCallDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            turn: disk.turn,
+            step: disk.step,
+            call_id: CallId(disk.call_id.into_owned()),
+            tool: disk.tool.into_owned(),
+            arguments: disk.arguments.into_owned(),
+            effect: named(&disk.effect, &EFFECTS, |effect| effect.name())?,
+        })
+    }
+}
+
+impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
+    fn from(result: &'a ToolResult) -> Self {
+        Self {
+            of: result.of,
+            outcome: text(result.outcome.name()),
+            content: text(&result.content),
+            attempts: result.attempts,
+            duration_ms: result.duration_ms,
+        }
+    }
+}
+
+impl TryFrom<ToolResultDisk<'_>> for ToolResult {
+    type Error = Damage;
+
+    fn try_from(disk: ToolResultDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            of: disk.of,
+            outcome: named(&disk.outcome, &OUTCOMES, |outcome| outcome.name())?,
+            content: disk.content.into_owned(),
+            attempts: disk.attempts,
+            duration_ms: disk.duration_ms,
+        })
+    }
+}
+
+impl<'a> From<&'a Failure> for FailureDisk<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self {
+            class: text(failure.class.name()),
+            code: text(&failure.code),
+            message: text(&failure.message),
+            of: failure.of,
+            retry_in_ms: failure.retry_in_ms,
+        }
+    }
+}
+
+impl TryFrom<FailureDisk<'_>> for Failure {
+    type Error = Damage;
+
+    fn try_from(disk: FailureDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            class: named(&disk.class, &FAILURES, |class| class.name())?,
+            code: disk.code.into_owned(),
+            message: disk.message.into_owned(),
+            of: disk.of,
+            retry_in_ms: disk.retry_in_ms,
+        })
+    }
+}
+
+impl<'a> WorkerRestartedDisk<'a> {
+    pub(super) fn new(of: Seq, attempt: u32, reason: &'a str) -> Self {
+        Self {
+            of,
+            attempt,
+            reason: text(reason),
+        }
+    }
+}
+
+impl From<WorkerRestartedDisk<'_>> for Fact {
+    fn from(disk: WorkerRestartedDisk<'_>) -> Self {
+        Self::WorkerRestarted {
+            of: disk.of,
+            attempt: disk.attempt,
+            reason: disk.reason.into_owned(),
+        }
+    }
+}
+
+impl TurnFinishedDisk<'_> {
+    pub(super) fn new(
+        turn: TurnId,
+        status: TurnStatus,
+        (usage, cost_usd): (Usage, Option<f64>),
+    ) -> Self {
+        Self {
+            turn,
+            status: text(status.name()),
+            usage: usage.into(),
+            cost_usd,
+        }
+    }
+}
+
+impl TryFrom<TurnFinishedDisk<'_>> for Fact {
+    type Error = Damage;
+
+    fn try_from(disk: TurnFinishedDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self::TurnFinished {
+            turn: disk.turn,
+            status: named(&disk.status, &TURN_STATUSES, |status| status.name())?,
+            usage: disk.usage.into(),
+            cost_usd: disk.cost_usd,
+        })
+    }
+}
+
+impl From<Usage> for UsageDisk {
+    fn from(usage: Usage) -> Self {
+        Self {
+            input: usage.input,
+            cached: usage.cached,
+            output: usage.output,
+            reasoning: usage.reasoning,
+        }
+    }
+}
+
+impl From<UsageDisk> for Usage {
+    fn from(disk: UsageDisk) -> Self {
+        Self {
+            input: disk.input,
+            cached: disk.cached,
+            output: disk.output,
+            reasoning: disk.reasoning,
+        }
+    }
+}
+
+impl<'a> QuarantinedDisk<'a> {
+    pub(super) fn new(reason: &'a str) -> Self {
+        Self {
+            reason: text(reason),
+        }
+    }
+}
+
+impl<'a> ByDisk<'a> {
+    pub(super) fn new(by: Option<&'a str>) -> Self {
+        Self { by: by.map(text) }
+    }
+}

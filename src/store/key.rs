@@ -1,0 +1,197 @@
+//! The keys of the one tree: which record lies where.
+//!
+//! Used by the writer, the reader and `verify`. Knows nothing of values.
+//!
+//! ```text
+//! D | session            the session is being deleted
+//! E | session | seq      an event; large ones: E | session | seq | part
+//! M | session            its summary, and so its high-water mark
+//! Q | session            why it is set aside
+//! U | session            present while it is unfinished: its recoveries
+//! commits                how many batches were applied
+//! meta                   version of the store
+//! ```
+//! Numbers are big endian, so that keys sort as numbers do.
+
+use crate::id::{Seq, SessionId};
+
+const DELETED: u8 = b'D';
+const EVENT: u8 = b'E';
+const SUMMARY: u8 = b'M';
+const QUARANTINE: u8 = b'Q';
+const UNFINISHED: u8 = b'U';
+
+/// Where the count of applied batches lies.
+pub(super) const COMMITS: &[u8] = b"commits";
+/// Where the store's own record lies.
+pub(super) const META: &[u8] = b"meta";
+
+/// What a key names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Deleted(SessionId),
+    Event {
+        session: SessionId,
+        seq: Seq,
+        part: Option<u16>,
+    },
+    Summary(SessionId),
+    Quarantine(SessionId),
+    Unfinished(SessionId),
+    Commits,
+    Meta,
+}
+
+impl Key {
+    /// Reads a key; `None` when it is none of ours.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes == META {
+            return Some(Self::Meta);
+        }
+        if bytes == COMMITS {
+            return Some(Self::Commits);
+        }
+        let (kind, rest) = bytes.split_first()?;
+        let (session, rest) = rest.split_first_chunk::<16>()?;
+        let session = SessionId::from_key(*session);
+        if *kind == EVENT {
+            return Self::parse_event(session, rest);
+        }
+        match (*kind, rest.is_empty()) {
+            (DELETED, true) => Some(Self::Deleted(session)),
+            (SUMMARY, true) => Some(Self::Summary(session)),
+            (QUARANTINE, true) => Some(Self::Quarantine(session)),
+            (UNFINISHED, true) => Some(Self::Unfinished(session)),
+            _ => None,
+        }
+    }
+
+    fn parse_event(session: SessionId, rest: &[u8]) -> Option<Self> {
+        let (seq, rest) = rest.split_first_chunk::<8>()?;
+        let part = if rest.is_empty() {
+            None
+        } else {
+            Some(u16::from_be_bytes(rest.try_into().ok()?))
+        };
+        Some(Self::Event {
+            session,
+            seq: Seq::new(u64::from_be_bytes(*seq)),
+            part,
+        })
+    }
+}
+
+/// Of a session that is being deleted.
+pub(super) fn deleted(session: SessionId) -> Vec<u8> {
+    of_session(DELETED, session)
+}
+
+/// Of an event that fits into one value.
+pub(super) fn event(session: SessionId, seq: Seq) -> Vec<u8> {
+    let mut key = of_session(EVENT, session);
+    key.extend_from_slice(&seq.to_key());
+    key
+}
+
+/// Of one part of a large event.
+pub(super) fn event_part(session: SessionId, seq: Seq, part: u16) -> Vec<u8> {
+    let mut key = event(session, seq);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Of a session's summary.
+pub(super) fn summary(session: SessionId) -> Vec<u8> {
+    of_session(SUMMARY, session)
+}
+
+/// Of the reason why a session is set aside.
+pub(super) fn quarantine(session: SessionId) -> Vec<u8> {
+    of_session(QUARANTINE, session)
+}
+
+/// Of the recoveries of an unfinished session.
+pub(super) fn unfinished(session: SessionId) -> Vec<u8> {
+    of_session(UNFINISHED, session)
+}
+
+/// First and last key that an event of this session can have; both inclusive.
+pub(super) fn events_of(session: SessionId) -> (Vec<u8>, Vec<u8>) {
+    (
+        event(session, Seq::START),
+        event_part(session, Seq::new(u64::MAX), u16::MAX),
+    )
+}
+
+/// Bounds of the keys of all sessions for one kind; both inclusive.
+fn all(kind: u8) -> (Vec<u8>, Vec<u8>) {
+    (
+        of_session(kind, SessionId::from_u128(0)),
+        of_session(kind, SessionId::from_u128(u128::MAX)),
+    )
+}
+
+/// Bounds of all summaries; both inclusive.
+pub(super) fn summaries() -> (Vec<u8>, Vec<u8>) {
+    all(SUMMARY)
+}
+
+/// Bounds of all unfinished sessions; both inclusive.
+pub(super) fn all_unfinished() -> (Vec<u8>, Vec<u8>) {
+    all(UNFINISHED)
+}
+
+/// Bounds of all sessions that are being deleted; both inclusive.
+pub(super) fn all_deleted() -> (Vec<u8>, Vec<u8>) {
+    all(DELETED)
+}
+
+fn of_session(kind: u8, session: SessionId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(27);
+    key.push(kind);
+    key.extend_from_slice(&session.to_key());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read_back() {
+        let session = SessionId::from_u128(7);
+        let seq = Seq::new(300);
+        let named = |part| Key::Event { session, seq, part };
+        assert_eq!(Key::parse(&event(session, seq)), Some(named(None)));
+        assert_eq!(
+            Key::parse(&event_part(session, seq, 2)),
+            Some(named(Some(2)))
+        );
+        assert_eq!(Key::parse(&summary(session)), Some(Key::Summary(session)));
+        assert_eq!(Key::parse(&deleted(session)), Some(Key::Deleted(session)));
+        assert_eq!(
+            Key::parse(&quarantine(session)),
+            Some(Key::Quarantine(session))
+        );
+        assert_eq!(
+            Key::parse(&unfinished(session)),
+            Some(Key::Unfinished(session))
+        );
+        assert_eq!(Key::parse(META), Some(Key::Meta));
+        assert_eq!(Key::parse(COMMITS), Some(Key::Commits));
+        assert_eq!(Key::parse(b"E123"), None);
+    }
+
+    #[test]
+    fn parts_lie_between_their_event_and_the_next() {
+        let session = SessionId::from_u128(7);
+        let keys = [
+            event(session, Seq::new(1)),
+            event_part(session, Seq::new(1), 0),
+            event_part(session, Seq::new(1), 1),
+            event(session, Seq::new(2)),
+            event(SessionId::from_u128(8), Seq::new(1)),
+        ];
+        assert!(keys.is_sorted());
+    }
+}

@@ -1,0 +1,199 @@
+//! Checks a whole store: every record's checksum, dense sequences, high-water marks, and that each
+//! intent has at most one outcome.
+//!
+//! Called by tests and by people whose daemon is stopped. Never changes a record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::event::{Event, Fact};
+use crate::id::{Seq, SessionId};
+use crate::store::engine::{Engine, Walk};
+use crate::store::key::Key;
+use crate::store::record::{self, Damage};
+use crate::store::sled_engine::{OpenError, open_for_check};
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Last event of each session, as its summary says.
+    pub heads: BTreeMap<SessionId, Seq>,
+    /// Events that can be read.
+    pub events: u64,
+    /// What is wrong, in the order of the sessions.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whose record; `None` when the store as a whole cannot be read.
+    pub session: Option<SessionId>,
+    /// Which event, if it is one.
+    pub seq: Option<Seq>,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+/// Checks the store in the data directory `dir`, which no process may have open. Waits for the
+/// disk.
+///
+/// # Errors
+/// [`OpenError`] when it cannot be opened at all.
+pub fn verify(dir: &Path) -> Result<Report, OpenError> {
+    let engine = open_for_check(dir)?;
+    let mut report = walk(&engine);
+    if let Err(error) = engine.close() {
+        let (session, seq) = (None, None);
+        let what = format!("the database cannot be closed: {error}");
+        report.problems.push(Problem { session, seq, what });
+    }
+    Ok(report)
+}
+
+/// Checks everything in this engine.
+pub(super) fn walk<E: Engine>(engine: &E) -> Report {
+    let mut check = Check::default();
+    // From the first key to beyond the last: keys begin with a letter.
+    let scanned = engine.scan((&[], &[u8::MAX]), &mut |key, value| {
+        check.take(key, value);
+        Walk::On
+    });
+    if let Err(error) = scanned {
+        check.problem(None, None, format!("the database cannot be read: {error}"));
+    }
+    check.finish()
+}
+
+#[derive(Default)]
+struct Check {
+    report: Report,
+    /// Last event seen of each session.
+    ends: BTreeMap<SessionId, Seq>,
+    /// Of the session whose events are being read: its intents, and whether each has an outcome.
+    intents: BTreeMap<Seq, bool>,
+    deleted: BTreeSet<SessionId>,
+    parts: Vec<u8>,
+}
+
+impl Check {
+    fn take(&mut self, key: &[u8], value: &[u8]) {
+        match Key::parse(key) {
+            Some(Key::Deleted(session)) => drop(self.deleted.insert(session)),
+            Some(Key::Event { session, seq, part }) => {
+                self.take_event(session, (seq, part), value);
+            }
+            Some(Key::Summary(session)) => match record::decode_summary(key, value) {
+                Ok(summary) => drop(self.report.heads.insert(session, summary.head)),
+                Err(damage) => self.problem(Some(session), None, damage.to_string()),
+            },
+            Some(Key::Unfinished(session)) => {
+                self.check(Some(session), record::decode_recoveries(key, value));
+            }
+            Some(Key::Quarantine(session)) => {
+                self.check(Some(session), record::decode_quarantine(key, value));
+            }
+            Some(Key::Meta) => self.check(None, record::decode_meta(value)),
+            Some(Key::Commits) => self.check(None, record::decode_commits(value)),
+            None => self.problem(None, None, "a key is none of ours".to_owned()),
+        }
+    }
+
+    fn take_event(&mut self, session: SessionId, (seq, part): (Seq, Option<u16>), value: &[u8]) {
+        let Some(part) = part else {
+            return self.take_whole(session, seq, value);
+        };
+        if part == 0 {
+            self.parts.clear();
+        }
+        self.parts.extend_from_slice(value);
+        let whole = record::whole_length(&self.parts).unwrap_or(0);
+        if self.parts.len() >= whole {
+            let bytes = std::mem::take(&mut self.parts);
+            self.take_whole(session, seq, &bytes);
+        }
+    }
+
+    fn take_whole(&mut self, session: SessionId, seq: Seq, bytes: &[u8]) {
+        let Some(expected) = self.ends.insert(session, seq).map(Seq::next) else {
+            self.intents.clear();
+            return self.take_after(session, Seq::START.next(), (seq, bytes));
+        };
+        self.take_after(session, expected, (seq, bytes));
+    }
+
+    fn take_after(&mut self, session: SessionId, expected: Seq, (seq, bytes): (Seq, &[u8])) {
+        if seq != expected {
+            let what = format!("events {expected} to before {seq} are missing");
+            self.problem(Some(session), Some(expected), what);
+        }
+        match record::decode_event(session, seq, bytes) {
+            Ok(event) => {
+                self.report.events += 1;
+                self.take_fact(session, &event);
+            }
+            Err(damage) => self.problem(Some(session), Some(seq), damage.to_string()),
+        }
+    }
+
+    fn take_fact(&mut self, session: SessionId, event: &Event) {
+        if matches!(event.fact, Fact::LlmRequest { .. } | Fact::ToolCall(_)) {
+            self.intents.insert(event.seq, false);
+        }
+        let Some(of) = event.fact.outcome_of() else {
+            return;
+        };
+        let what = match self.intents.insert(of, true) {
+            Some(false) => return,
+            Some(true) => format!("event {of} has a second outcome"),
+            None => format!("it is the outcome of event {of}, which is no intent before it"),
+        };
+        self.problem(Some(session), Some(event.seq), what);
+    }
+
+    fn finish(mut self) -> Report {
+        let mut problems = Vec::new();
+        for (session, head) in &self.report.heads {
+            let last = self.ends.get(session).copied().unwrap_or_default();
+            if last != *head {
+                let what = format!("its log ends at event {last} and not at {head}");
+                problems.push((*session, what));
+            }
+        }
+        for session in self.ends.keys() {
+            let is_known = self.report.heads.contains_key(session)
+                || self.deleted.contains(session)
+                || self
+                    .report
+                    .problems
+                    .iter()
+                    .any(|p| p.session == Some(*session));
+            if !is_known {
+                problems.push((*session, "it has events and no summary".to_owned()));
+            }
+        }
+        for (session, what) in problems {
+            self.problem(Some(session), None, what);
+        }
+        self.report.problems.sort_by_key(|problem| problem.session);
+        self.report
+    }
+
+    fn check<T>(&mut self, session: Option<SessionId>, decoded: Result<T, Damage>) {
+        if let Err(damage) = decoded {
+            self.problem(session, None, damage.to_string());
+        }
+    }
+
+    fn problem(&mut self, session: Option<SessionId>, seq: Option<Seq>, what: String) {
+        self.report.problems.push(Problem { session, seq, what });
+    }
+}

@@ -1,0 +1,118 @@
+//! Runs programs so that nothing of them stays.
+//!
+//! Called by [`crate::tool::command`]. A program runs below a shim ([`crate::tool::shim`]), which
+//! ends the whole tree of processes when it is told to, when the program ends, and when this
+//! process dies. Nothing here knows what a tool is for.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+
+use crate::tool::process::capture::{HeadTail, Stderr};
+use crate::tool::process::plan::{Limits, Plan, Report, read_frame, write_frame};
+
+pub(crate) mod capture;
+pub(crate) mod plan;
+mod spawner;
+pub(crate) mod tree;
+
+/// After the program's end its output is read for at most so long: a grandchild may hold it open.
+const DRAIN: Duration = Duration::from_millis(250);
+
+/// What is run, the same at every call.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// The tool's name, for the log.
+    pub name: String,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Where it runs.
+    pub workdir: PathBuf,
+    /// Whether that folder is made when it is missing.
+    pub owns_workdir: bool,
+    /// Where it may put what it needs for a while.
+    pub temporary: PathBuf,
+    /// All variables that it sees, save those of a call.
+    pub environment: Vec<(String, String)>,
+    /// The shim's program; `None` is this program.
+    pub shim: Option<PathBuf>,
+    /// Between the polite signal and the final one.
+    pub grace: Duration,
+    /// What each of its processes may use.
+    pub limits: Limits,
+    /// At most so many bytes of its stdout are kept.
+    pub max_output_bytes: usize,
+}
+
+/// What one run gave.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// How it ended; an error when the shim ended without a report.
+    pub report: io::Result<Report>,
+    /// What it wrote, within bounds.
+    pub stdout: String,
+    /// What it wrote for people: the beginning and the end.
+    pub stderr: String,
+}
+
+/// Runs a program once. Returns when the program has ended, even if processes that it left still
+/// hold its output; those are ended meanwhile.
+///
+/// Cancellation: dropping the future ends all its processes within the grace period.
+///
+/// # Errors
+/// The shim cannot be started.
+pub(crate) async fn run(
+    program: Arc<Program>,
+    variables: Vec<(String, String)>,
+    stdin: String,
+) -> io::Result<Ended> {
+    let environment = [program.environment.clone(), variables].concat();
+    let started = spawner::start(Arc::clone(&program), environment).await?;
+    let _leash = started.leash;
+    started.control.set_nonblocking(true)?;
+    let mut control = UnixStream::from_std(started.control)?;
+    let stdout = pipe::Receiver::from_owned_fd(started.stdout.into())?;
+    let stderr = pipe::Receiver::from_owned_fd(started.stderr.into())?;
+
+    let mut out = HeadTail::new(program.max_output_bytes);
+    let mut err = Stderr::new(program.name.clone());
+    let report = {
+        let mut reading = pin!(async { tokio::join!(out.fill(stdout), err.fill(stderr)) });
+        let mut report = pin!(converse(&mut control, plan(&program, stdin)));
+        tokio::select! {
+            report = &mut report => {
+                // What is not read by then belongs to a process that was left behind.
+                let _late = tokio::time::timeout(DRAIN, reading).await;
+                report
+            }
+            _ = &mut reading => report.await,
+        }
+    };
+    Ok(Ended {
+        report,
+        stdout: out.into_text(),
+        stderr: err.into_text(),
+    })
+}
+
+/// Hands over the plan and waits for the report.
+async fn converse(control: &mut UnixStream, plan: Plan) -> io::Result<Report> {
+    write_frame(control, &plan).await?;
+    read_frame(control).await
+}
+
+fn plan(program: &Program, stdin: String) -> Plan {
+    Plan {
+        parent: rustix::process::getpid().as_raw_pid(),
+        argv: program.argv.clone(),
+        stdin,
+        grace_ms: u64::try_from(program.grace.as_millis()).unwrap_or(u64::MAX),
+        limits: program.limits,
+    }
+}

@@ -1,0 +1,146 @@
+//! The processes below a process, as /proc shows them, and signals to them.
+//!
+//! Called by the shim, which ends everything below itself, and by the spawner as a last resort.
+//! A signal never hits a stranger: a process is held by a descriptor and its start time is
+//! compared before it is signalled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+/// At most so many times are processes frozen before they are killed.
+const FREEZES: usize = 20;
+
+/// A process, told apart from a later one with the same number by its start. It has another name
+/// when it has become another program.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Process {
+    pid: i32,
+    start: u64,
+    name: String,
+}
+
+/// All processes below this one, children before grandchildren; without those that have ended
+/// and wait to be reaped.
+pub(crate) fn below(root: Pid) -> Vec<Process> {
+    let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
+    for (process, parent) in all() {
+        children.entry(parent).or_default().push(process);
+    }
+    let mut found = children.remove(&root.as_raw_pid()).unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        let more = children.remove(&process.pid).unwrap_or_default();
+        found.extend(more);
+        next += 1;
+    }
+    found
+}
+
+/// Sends a signal; a process that is gone needs none.
+pub(crate) fn signal(process: &Process, signal: Signal) {
+    let Some(pid) = Pid::from_raw(process.pid) else {
+        return;
+    };
+    let sent = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(held) if is_alive(process) => pidfd_send_signal(held, signal),
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        // No such call, or no descriptor left.
+        Err(_) if is_alive(process) => kill_process(pid, signal),
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(pid = process.pid, %error, "signal not sent");
+    }
+}
+
+/// Ends everything below this process at once: all are frozen first, so that none can start
+/// another one meanwhile.
+pub(crate) fn kill_below(root: Pid) {
+    let mut frozen = BTreeSet::new();
+    for _ in 0..FREEZES {
+        let fresh: Vec<_> = below(root)
+            .into_iter()
+            .filter(|process| frozen.insert(process.clone()))
+            .collect();
+        if fresh.is_empty() {
+            break;
+        }
+        fresh
+            .iter()
+            .for_each(|process| signal(process, Signal::STOP));
+    }
+    frozen
+        .iter()
+        .for_each(|process| signal(process, Signal::KILL));
+}
+
+/// Every process that runs, with its parent.
+fn all() -> Vec<(Process, i32)> {
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    folder
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(read)
+        .collect()
+}
+
+/// One process with its parent, unless it has ended.
+fn read(pid: i32) -> Option<(Process, i32)> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = parse(&String::from_utf8_lossy(&text))?;
+    let is_over = matches!(stat.state, 'Z' | 'X');
+    let process = Process {
+        pid,
+        start: stat.start,
+        name: stat.name,
+    };
+    (!is_over).then_some((process, stat.parent))
+}
+
+/// What is needed of a line as in `proc_pid_stat(5)`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    name: String,
+    state: char,
+    parent: i32,
+    start: u64,
+}
+
+/// Reads a line. The name in the second field may hold anything, even parentheses.
+fn parse(line: &str) -> Option<Stat> {
+    let (before, fields) = line.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    let mut fields = fields.split_ascii_whitespace();
+    Some(Stat {
+        name: name.to_owned(),
+        state: fields.next()?.chars().next()?,
+        parent: fields.next()?.parse().ok()?,
+        start: fields.nth(17)?.parse().ok()?,
+    })
+}
+
+fn is_alive(process: &Process) -> bool {
+    read(process.pid).is_some_and(|(now, _)| now.start == process.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_a_strange_name_is_read() {
+        let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 99 1";
+        let stat = Stat {
+            name: "a) b (c".to_owned(),
+            state: 'S',
+            parent: 7,
+            start: 777,
+        };
+        assert_eq!(parse(line), Some(stat));
+        assert_eq!(parse("nonsense"), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! The supervisor: starts one program, and ends everything below itself.
+//!
+//! Started by the daemon with the control socket as its stdin. It has one thread and one child; it
+//! adopts whatever that child leaves. It goes to work on the end when the program ends, when the
+//! socket ends (the call was dropped, or the daemon died) or when it is told by SIGTERM.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, set_child_subreaper,
+    set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+
+use crate::clock::{Clock, SystemClock};
+use crate::tool::process::plan::{Plan, Report, read_frame, write_frame};
+use crate::tool::process::tree;
+use crate::tool::shim::EXEC;
+use crate::tool::shim::exec::Order;
+
+/// How soon processes are looked for again; doubles up to [`LOOK_CAP`].
+const LOOK_FIRST: Duration = Duration::from_millis(10);
+const LOOK_CAP: Duration = Duration::from_millis(320);
+/// After so long even processes that cannot be killed are left.
+const KILL_FOR: Duration = Duration::from_secs(10);
+
+/// Does the supervisor's whole work.
+pub(super) fn run() -> ExitCode {
+    match work() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn work() -> io::Result<()> {
+    close_fds::CloseFdsBuilder::new().cloexecfrom(3);
+    // Fails only for a process that leads a session already.
+    let _leads = setsid();
+    set_child_subreaper(Some(getpid()))?;
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    umask(Mode::RWXG | Mode::RWXO);
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let control = std::os::unix::net::UnixStream::from(control);
+    control.set_nonblocking(true)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(supervise(control))
+}
+
+/// From the plan to the last process.
+async fn supervise(control: std::os::unix::net::UnixStream) -> io::Result<()> {
+    let mut control = UnixStream::from_std(control)?;
+    let mut events = Events {
+        terminate: signal(SignalKind::terminate())?,
+        child: signal(SignalKind::child())?,
+    };
+    let plan: Plan = read_frame(&mut control).await?;
+    if getppid() != Pid::from_raw(plan.parent) {
+        return Ok(());
+    }
+    let report = match start(&plan) {
+        Ok(mut program) => watch(&mut program, plan.stdin, &mut control, &mut events).await,
+        Err(error) => Some(Report::NotStarted {
+            errno: error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
+        }),
+    };
+    if let Some(report) = report {
+        // Nobody listens: the call was dropped.
+        let _unheard = write_frame(&mut control, &report).await;
+    }
+    end_all(Duration::from_millis(plan.grace_ms), &mut events).await;
+    Ok(())
+}
+
+/// What wakes the supervisor.
+struct Events {
+    terminate: Signals,
+    child: Signals,
+}
+
+/// The program that runs.
+struct Program {
+    pid: Pid,
+    stdin: Option<ChildStdin>,
+    /// Holds the reason when it could not be started, and nothing when it could.
+    failure: io::PipeReader,
+}
+
+/// Starts the starter, in a group of its own.
+fn start(plan: &Plan) -> io::Result<Program> {
+    // Inherited, unlike all others; the starter closes it.
+    let (reader, writer) = rustix::pipe::pipe()?;
+    let order = Order {
+        parent: getpid().as_raw_pid(),
+        pipe: writer.as_raw_fd(),
+        limits: plan.limits,
+    };
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("impresario")
+        .arg(EXEC)
+        .arg(serde_json::to_string(&order)?)
+        .args(&plan.argv)
+        .stdin(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    Ok(Program {
+        pid: Pid::from_child(&child),
+        stdin: child.stdin.take(),
+        failure: reader.into(),
+    })
+}
+
+/// Until the program ends (then how), or until it shall end (then nothing).
+async fn watch(
+    program: &mut Program,
+    stdin: String,
+    control: &mut UnixStream,
+    events: &mut Events,
+) -> Option<Report> {
+    let mut feeding = std::pin::pin!(feed(program.stdin.take(), stdin));
+    let mut is_fed = false;
+    loop {
+        if let Some(status) = reap(program.pid).main {
+            return Some(report(status, &mut program.failure));
+        }
+        let mut byte = [0];
+        tokio::select! {
+            _ = events.child.recv() => {}
+            _ = events.terminate.recv() => return None,
+            // The daemon says nothing after the plan: anything but waiting is the end.
+            _ = control.read(&mut byte) => return None,
+            () = &mut feeding, if !is_fed => is_fed = true,
+        }
+    }
+}
+
+/// Writes the program's input. A program that does not read it to the end is within its rights.
+async fn feed(stdin: Option<ChildStdin>, text: String) {
+    let Some(stdin) = stdin else {
+        return;
+    };
+    if let Ok(mut stdin) = pipe::Sender::from_owned_fd(OwnedFd::from(stdin)) {
+        let _unread = stdin.write_all(text.as_bytes()).await;
+    }
+}
+
+/// How the program ended.
+fn report(status: WaitStatus, failure: &mut io::PipeReader) -> Report {
+    let mut errno = [0; 4];
+    if failure.read_exact(&mut errno).is_ok() {
+        return Report::NotStarted {
+            errno: i32::from_ne_bytes(errno),
+        };
+    }
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Report::Exited { code },
+        (None, signal) => Report::Killed {
+            signal: signal.unwrap_or_default(),
+        },
+    }
+}
+
+/// What has ended.
+struct Reaped {
+    /// The program, if it was among them.
+    main: Option<WaitStatus>,
+    /// No child is left; as orphans become children, no process at all is left.
+    is_alone: bool,
+}
+
+/// Takes in all children that have ended.
+fn reap(main: Pid) -> Reaped {
+    let mut reaped = Reaped {
+        main: None,
+        is_alone: false,
+    };
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == main => reaped.main = Some(status),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return reaped,
+            Err(_) => {
+                reaped.is_alone = true;
+                return reaped;
+            }
+        }
+    }
+}
+
+/// Ends every process below this one: politely, and after the grace period by force.
+async fn end_all(grace: Duration, events: &mut Events) {
+    let clock = SystemClock::new();
+    let me = getpid();
+    let mut asked = BTreeSet::new();
+    let mut look = LOOK_FIRST;
+    let mut next_look = Duration::ZERO;
+    while !reap(me).is_alone {
+        let now = clock.elapsed();
+        if now >= grace + KILL_FOR {
+            return;
+        }
+        if now >= grace {
+            tree::kill_below(me);
+            look = LOOK_FIRST;
+        } else if now >= next_look {
+            ask(me, &mut asked);
+            look = (look * 2).min(LOOK_CAP);
+            next_look = now + look;
+        }
+        let until_kill = grace.saturating_sub(now).max(LOOK_FIRST);
+        tokio::select! {
+            _ = events.child.recv() => {}
+            () = tokio::time::sleep(look.min(until_kill)) => {}
+        }
+    }
+}
+
+/// Asks every process that has not been asked yet to end; a stopped one is woken for it. One that
+/// has become another program since may have lost the question, and is asked again.
+fn ask(me: Pid, asked: &mut BTreeSet<tree::Process>) {
+    for process in tree::below(me) {
+        if asked.insert(process.clone()) {
+            tree::signal(&process, Signal::TERM);
+            tree::signal(&process, Signal::CONT);
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! Where a session stands, folded from its log. Pure: no clock, no I/O, no actor.
+//!
+//! Live:     [`State::decide`] gives facts, the store makes them durable, [`State::evolve`] takes them in.
+//! Recovery: `evolve` takes in every stored event, then `decide` gets [`Input::Recover`].
+//! Both end the same way: the session carries out what [`State::owed`] says.
+//!
+//! Invariants:
+//! - only a fact changes the state, and the same facts give the same state;
+//! - an intent has at most one outcome; an outcome without an open intent is refused;
+//! - a model is never asked while a tool call of the same turn is open.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::event::{
+    EffectClass, Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp,
+    TurnStatus, Usage, UserInput,
+};
+use crate::id::{Seq, TurnId};
+
+mod decide;
+mod keys;
+
+pub use decide::{Input, ModelFailure, Refusal, Rules, ToolDeath};
+use keys::Keys;
+
+/// Where a session stands after some event.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    head: Seq,
+    updated_at: Timestamp,
+    created_at: Timestamp,
+    created: Option<Arc<SessionCreated>>,
+    title: String,
+    waiting: VecDeque<Seq>,
+    keys: Arc<Keys>,
+    turn: Option<Turn>,
+    turns: TurnId,
+    usage: Usage,
+    cost_usd: f64,
+    quarantined: bool,
+    closed: bool,
+}
+
+/// A turn that is not finished.
+#[derive(Clone, Debug, PartialEq)]
+struct Turn {
+    id: TurnId,
+    step: u32,
+    usage: Usage,
+    /// `None` as soon as one answer had no price.
+    cost_usd: Option<f64>,
+    phase: Phase,
+}
+
+/// What an unfinished turn is at.
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    /// The model is to be asked now.
+    Ask { attempt: u32 },
+    /// The model is to be asked again, not before `until`.
+    Backoff { attempt: u32, until: Timestamp },
+    /// The model owes an answer.
+    Asking { of: Seq, attempt: u32 },
+    /// Tools owe answers.
+    Tools(Vec<Slot>),
+    /// Nothing more will happen; only the end is not recorded.
+    Ending(TurnStatus),
+}
+
+/// One tool call that the model asked for.
+#[derive(Clone, Debug, PartialEq)]
+struct Slot {
+    call: RequestedCall,
+    stage: Stage,
+}
+
+/// How far a tool call is.
+#[derive(Clone, Debug, PartialEq)]
+enum Stage {
+    /// No intent is recorded.
+    Asked,
+    /// The intent is recorded, the outcome is not.
+    Open(OpenCall),
+    /// The outcome is recorded.
+    Done,
+}
+
+/// A tool call whose outcome is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenCall {
+    /// Its intent.
+    pub of: Seq,
+    /// The tool's name.
+    pub tool: String,
+    /// The arguments, JSON text.
+    pub arguments: String,
+    /// What a crash means.
+    pub effect: EffectClass,
+    /// Which run is owed; the first is 1.
+    pub attempt: u32,
+    /// When the intent was recorded.
+    pub since: Timestamp,
+}
+
+/// Work that has to be going on in the present state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owed {
+    /// A place among the running turns, to begin the next one.
+    Place,
+    /// A model call.
+    Model {
+        /// Its intent.
+        of: Seq,
+        /// Tries at this step count from 1.
+        attempt: u32,
+    },
+    /// A tool call.
+    Tool(OpenCall),
+    /// Nothing until then; then [`Input::RetryDue`].
+    Wait {
+        /// The wall clock's time.
+        until: Timestamp,
+    },
+}
+
+impl State {
+    /// Folds a log.
+    pub fn from_events<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
+        let mut state = Self::default();
+        for event in events {
+            state.evolve(event);
+        }
+        state
+    }
+
+    /// Takes in a fact.
+    pub fn evolve(&mut self, event: &Event) {
+        self.head = event.seq;
+        self.updated_at = event.at;
+        match &event.fact {
+            Fact::SessionCreated(created) => {
+                self.created = Some(Arc::new(created.clone()));
+                self.created_at = event.at;
+            }
+            Fact::UserInput(input) => self.take_input(event.seq, input),
+            Fact::TurnStarted { turn, inputs } => self.begin(*turn, inputs),
+            Fact::LlmRequest { step, attempt, .. } => {
+                self.asking(event.seq, *step, *attempt);
+            }
+            Fact::LlmResponse(response) => self.answered(response),
+            Fact::ToolCall(call) => self.call_opened(event, call),
+            Fact::ToolResult(result) => self.call_done(result.of),
+            Fact::Error(failure) => self.model_failed(event.at, failure),
+            Fact::WorkerRestarted { of, attempt, .. } => {
+                if let Some(open) = self.open_call_mut(*of) {
+                    open.attempt = *attempt;
+                }
+            }
+            Fact::TurnFinished { .. } => self.turn = None,
+            Fact::Quarantined { .. } => self.quarantined = true,
+            Fact::Released { .. } => self.quarantined = false,
+            Fact::SessionClosed { .. } => self.closed = true,
+        }
+    }
+
+    /// What must be going on now. Asked after every fact, and once after recovery.
+    #[must_use]
+    pub fn owed(&self) -> Vec<Owed> {
+        if self.quarantined {
+            return Vec::new();
+        }
+        let Some(turn) = &self.turn else {
+            let waits = !self.waiting.is_empty();
+            return waits.then_some(Owed::Place).into_iter().collect();
+        };
+        match &turn.phase {
+            Phase::Asking { of, attempt } => vec![Owed::Model {
+                of: *of,
+                attempt: *attempt,
+            }],
+            Phase::Tools(_) => self.open_calls().cloned().map(Owed::Tool).collect(),
+            Phase::Backoff { until, .. } => vec![Owed::Wait { until: *until }],
+            Phase::Ask { .. } | Phase::Ending(_) => Vec::new(),
+        }
+    }
+
+    /// The last event.
+    #[must_use]
+    pub const fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// How the session began; `None` before its first event.
+    #[must_use]
+    pub fn created(&self) -> Option<&SessionCreated> {
+        self.created.as_deref()
+    }
+
+    /// When it began and when its last event was recorded.
+    #[must_use]
+    pub const fn times(&self) -> (Timestamp, Timestamp) {
+        (self.created_at, self.updated_at)
+    }
+
+    /// The beginning of the first input.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// Inputs accepted and not yet applied.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The unfinished turn.
+    #[must_use]
+    pub fn running_turn(&self) -> Option<TurnId> {
+        self.turn.as_ref().map(|turn| turn.id)
+    }
+
+    /// Turns begun.
+    #[must_use]
+    pub const fn turns(&self) -> TurnId {
+        self.turns
+    }
+
+    /// Tokens and known cost of all model calls.
+    #[must_use]
+    pub const fn spent(&self) -> (Usage, f64) {
+        (self.usage, self.cost_usd)
+    }
+
+    /// Whether it was set aside.
+    #[must_use]
+    pub const fn is_quarantined(&self) -> bool {
+        self.quarantined
+    }
+
+    /// Whether it takes no more input.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether a turn is unfinished or an input waits.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.turn.is_some() || !self.waiting.is_empty()
+    }
+
+    /// The call with this intent, if its outcome is owed.
+    #[must_use]
+    pub fn open_call(&self, of: Seq) -> Option<&OpenCall> {
+        self.open_calls().find(|open| open.of == of)
+    }
+
+    fn take_input(&mut self, seq: Seq, input: &UserInput) {
+        if self.title.is_empty() {
+            self.title = input.content.chars().take(TITLE_CHARS).collect();
+        }
+        if let Some(key) = &input.key {
+            Arc::make_mut(&mut self.keys).remember(key, seq, &input.content);
+        }
+        self.waiting.push_back(seq);
+    }
+
+    fn begin(&mut self, turn: TurnId, inputs: &[Seq]) {
+        self.waiting.retain(|seq| !inputs.contains(seq));
+        self.turns = turn;
+        self.turn = Some(Turn {
+            id: turn,
+            step: 1,
+            usage: Usage::default(),
+            cost_usd: Some(0.0),
+            phase: Phase::Ask { attempt: 1 },
+        });
+    }
+
+    fn asking(&mut self, of: Seq, step: u32, attempt: u32) {
+        if let Some(turn) = &mut self.turn {
+            turn.step = step;
+            turn.phase = Phase::Asking { of, attempt };
+        }
+    }
+
+    fn answered(&mut self, response: &LlmResponse) {
+        let usage = response.usage.unwrap_or_default();
+        self.usage = self.usage.plus(usage);
+        self.cost_usd += response.cost_usd.unwrap_or(0.0);
+        let Some(turn) = &mut self.turn else { return };
+        turn.usage = turn.usage.plus(usage);
+        turn.cost_usd = turn
+            .cost_usd
+            .zip(response.cost_usd)
+            .map(|(sum, cost)| sum + cost);
+        turn.phase = if response.tool_calls.is_empty() {
+            Phase::Ending(TurnStatus::Completed)
+        } else {
+            Phase::Tools(response.tool_calls.iter().map(Slot::asked).collect())
+        };
+    }
+
+    fn call_opened(&mut self, event: &Event, call: &crate::event::ToolCall) {
+        let Some(slots) = self.slots_mut() else {
+            return;
+        };
+        let slot = slots
+            .iter_mut()
+            .find(|slot| slot.stage == Stage::Asked && slot.call.id == call.call_id);
+        if let Some(slot) = slot {
+            slot.stage = Stage::Open(OpenCall {
+                of: event.seq,
+                tool: call.tool.clone(),
+                arguments: call.arguments.clone(),
+                effect: call.effect,
+                attempt: 1,
+                since: event.at,
+            });
+        }
+    }
+
+    fn call_done(&mut self, of: Seq) {
+        let Some(slots) = self.slots_mut() else {
+            return;
+        };
+        for slot in slots.iter_mut() {
+            if matches!(&slot.stage, Stage::Open(open) if open.of == of) {
+                slot.stage = Stage::Done;
+            }
+        }
+        let all_done = slots.iter().all(|slot| slot.stage == Stage::Done);
+        if let Some(turn) = self.turn.as_mut().filter(|_| all_done) {
+            turn.step = turn.step.saturating_add(1);
+            turn.phase = Phase::Ask { attempt: 1 };
+        }
+    }
+
+    fn model_failed(&mut self, at: Timestamp, failure: &Failure) {
+        let Some(turn) = &mut self.turn else { return };
+        let Phase::Asking { of, attempt } = turn.phase else {
+            // A failure of the turn itself, such as too many steps.
+            if failure.of.is_none() && matches!(turn.phase, Phase::Ask { .. }) {
+                turn.phase = Phase::Ending(TurnStatus::Failed);
+            }
+            return;
+        };
+        if failure.of != Some(of) {
+            return;
+        }
+        turn.phase = match failure.retry_in_ms {
+            Some(ms) => Phase::Backoff {
+                attempt: attempt.saturating_add(1),
+                until: Timestamp(at.0.saturating_add(ms)),
+            },
+            None if failure.code == decide::CANCELLED => Phase::Ending(TurnStatus::Cancelled),
+            None => Phase::Ending(TurnStatus::Failed),
+        };
+    }
+
+    fn slots_mut(&mut self) -> Option<&mut Vec<Slot>> {
+        match &mut self.turn.as_mut()?.phase {
+            Phase::Tools(slots) => Some(slots),
+            Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Asking { .. } | Phase::Ending(_) => {
+                None
+            }
+        }
+    }
+
+    fn open_calls(&self) -> impl Iterator<Item = &OpenCall> {
+        let slots = match self.turn.as_ref().map(|turn| &turn.phase) {
+            Some(Phase::Tools(slots)) => slots.as_slice(),
+            Some(
+                Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Asking { .. } | Phase::Ending(_),
+            )
+            | None => &[],
+        };
+        slots.iter().filter_map(|slot| match &slot.stage {
+            Stage::Open(open) => Some(open),
+            Stage::Asked | Stage::Done => None,
+        })
+    }
+
+    fn open_call_mut(&mut self, of: Seq) -> Option<&mut OpenCall> {
+        self.slots_mut()?
+            .iter_mut()
+            .find_map(|slot| match &mut slot.stage {
+                Stage::Open(open) if open.of == of => Some(open),
+                Stage::Open(_) | Stage::Asked | Stage::Done => None,
+            })
+    }
+}
+
+impl Slot {
+    fn asked(call: &RequestedCall) -> Self {
+        Self {
+            call: call.clone(),
+            stage: Stage::Asked,
+        }
+    }
+}
+
+/// So much of the first input is the session's title.
+const TITLE_CHARS: usize = 80;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,358 @@
+//! The core against random worlds: every log that can be, and every place where it can be cut.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::context::Context;
+use crate::event::{FinishReason, Outcome, ToolResult};
+use crate::id::CallId;
+use crate::model::Request;
+use crate::model::rules::{check_anthropic, check_openai};
+
+fn rules() -> Rules {
+    let effects = [
+        ("look", EffectClass::Pure),
+        ("put", EffectClass::Idempotent),
+        ("pay", EffectClass::AtMostOnce),
+    ];
+    Rules {
+        model: "m".into(),
+        max_steps: 4,
+        max_attempts: 3,
+        queued_inputs: 3,
+        effects: Arc::new(
+            effects
+                .into_iter()
+                .map(|(name, effect)| (name.to_owned(), effect))
+                .collect::<BTreeMap<_, _>>(),
+        ),
+    }
+}
+
+/// A session and its whole log.
+#[derive(Default)]
+struct World {
+    state: State,
+    log: Vec<Event>,
+    now: u64,
+}
+
+impl World {
+    fn give(&mut self, input: Input) -> Result<(), Refusal> {
+        self.now += 1;
+        let facts = self.state.decide(input, Timestamp(self.now), &rules())?;
+        assert!(!facts.is_empty());
+        for fact in facts {
+            let event = Event {
+                seq: self.state.head().next(),
+                at: Timestamp(self.now),
+                fact,
+            };
+            self.state.evolve(&event);
+            self.log.push(event);
+        }
+        Ok(())
+    }
+
+    fn begun() -> Self {
+        let mut world = Self::default();
+        world
+            .give(Input::Create(SessionCreated::default()))
+            .unwrap();
+        world
+    }
+
+    /// Does one thing that the world could do next.
+    fn step(&mut self, dice: &Dice) {
+        let owed = self.state.owed();
+        let pick = usize::from(dice.pick);
+        let input = match owed.get(pick % (owed.len() + 1)) {
+            None => match dice.kind % 8 {
+                0 => Input::Cancel,
+                1 => Input::Recover {
+                    reason: "the daemon ended".into(),
+                },
+                2 if dice.pick % 4 == 0 => Input::Quarantine {
+                    reason: "defect".into(),
+                },
+                3 => Input::Release { by: None },
+                _ => Input::Say(UserInput {
+                    content: format!("say {pick}"),
+                    by: None,
+                    key: (pick % 3 == 0).then(|| format!("key {}", dice.kind)),
+                }),
+            },
+            Some(Owed::Place) => Input::Place,
+            Some(Owed::Wait { .. }) => Input::RetryDue,
+            Some(Owed::Model { of, .. }) => model_input(*of, dice),
+            Some(Owed::Tool(open)) => tool_input(open, dice),
+        };
+        // A refusal leaves the world as it was.
+        let before = self.state.clone();
+        if self.give(input).is_err() {
+            assert_eq!(self.state, before);
+        }
+    }
+}
+
+fn model_input(of: Seq, dice: &Dice) -> Input {
+    if dice.kind % 4 == 0 {
+        return Input::ModelFailed(decide::ModelFailure {
+            of,
+            code: "model_overloaded".into(),
+            message: "try later".into(),
+            retry_in_ms: (dice.pick % 3 > 0).then_some(100),
+        });
+    }
+    let tools = ["look", "put", "pay", "nonsense"];
+    let calls = (0..dice.kind % 4)
+        .map(|number| RequestedCall {
+            // Ids come back in every step, as those of real models do.
+            id: CallId(format!("call_{number}")),
+            tool: tools[usize::from(dice.pick.wrapping_add(number)) % 4].into(),
+            arguments: "{}".into(),
+            signature: None,
+        })
+        .collect();
+    Input::Answered(LlmResponse {
+        of,
+        content: if dice.pick % 2 == 0 { "words" } else { "" }.into(),
+        tool_calls: calls,
+        finish_reason: FinishReason::Stop,
+        usage: Some(Usage {
+            input: 10,
+            output: 1,
+            ..Usage::default()
+        }),
+        cost_usd: Some(0.5),
+        ..LlmResponse::default()
+    })
+}
+
+fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
+    match dice.kind % 3 {
+        0 => Input::ToolDied(decide::ToolDeath {
+            of: open.of,
+            outcome: Outcome::Timeout,
+            reason: "timed out".into(),
+            allowed_again: dice.pick % 2 == 0,
+            duration_ms: 1,
+        }),
+        _ => Input::ToolDone(ToolResult {
+            of: open.of,
+            outcome: Outcome::Ok,
+            content: "result".into(),
+            attempts: open.attempt,
+            duration_ms: 1,
+        }),
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Dice {
+    kind: u8,
+    pick: u8,
+}
+
+fn games() -> impl Strategy<Value = Vec<Dice>> {
+    let dice = (any::<u8>(), any::<u8>()).prop_map(|(kind, pick)| Dice { kind, pick });
+    proptest::collection::vec(dice, 1..60)
+}
+
+fn play(game: &[Dice]) -> World {
+    let mut world = World::begun();
+    for dice in game {
+        world.step(dice);
+    }
+    world
+}
+
+/// Each intent has at most one outcome, each outcome one intent; none is left when `complete`.
+fn assert_outcomes(log: &[Event], finished: &State) {
+    let mut open = BTreeMap::new();
+    for event in log {
+        match &event.fact {
+            Fact::LlmRequest { .. } | Fact::ToolCall(_) => {
+                open.insert(event.seq, 0);
+            }
+            other => {
+                if let Some(of) = other.outcome_of() {
+                    *open.get_mut(&of).expect("an outcome names an intent") += 1;
+                }
+            }
+        }
+    }
+    let more_than_one: Vec<_> = open.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(more_than_one.is_empty(), "{more_than_one:?}");
+    if !finished.is_unfinished() {
+        let none: Vec<_> = open.iter().filter(|(_, count)| **count == 0).collect();
+        assert!(none.is_empty(), "intents without an outcome: {none:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn a_log_folds_to_the_state_that_wrote_it_and_has_no_gap(game in games()) {
+        let world = play(&game);
+        prop_assert_eq!(State::from_events(&world.log), world.state.clone());
+        for (place, event) in world.log.iter().enumerate() {
+            prop_assert_eq!(event.seq.get(), place as u64 + 1);
+        }
+        assert_outcomes(&world.log, &world.state);
+    }
+
+    #[test]
+    fn every_prefix_of_every_log_recovers_to_what_it_owed(game in games()) {
+        let whole = play(&game);
+        for cut in 1..=whole.log.len() {
+            let before = State::from_events(&whole.log[..cut]);
+            let mut world = World { state: before.clone(), log: whole.log[..cut].to_vec(), now: whole.now };
+            let refused = world.give(Input::Recover { reason: "killed".into() }).is_err();
+            for owed in before.owed() {
+                if let Owed::Tool(open) = owed {
+                    let again = world.state.open_call(open.of);
+                    if open.effect.may_run_again() {
+                        prop_assert_eq!(again.map(|open| open.attempt), Some(open.attempt + 1));
+                    } else {
+                        prop_assert_eq!(again, None, "never run again");
+                    }
+                }
+            }
+            let at_rest = world.state.owed().is_empty();
+            prop_assert_eq!(at_rest, !world.state.is_unfinished() || world.state.is_quarantined());
+            prop_assert!(!refused || world.state == before);
+            assert_outcomes(&world.log, &world.state);
+        }
+    }
+
+    #[test]
+    fn whatever_happened_a_kind_world_brings_every_turn_to_its_end(game in games()) {
+        let mut world = play(&game);
+        let _maybe_not_set_aside = world.give(Input::Release { by: None });
+        let _maybe_nothing = world.give(Input::Recover { reason: "killed".into() });
+        for _ in 0..1_000 {
+            match world.state.owed().first() {
+                None => break,
+                Some(Owed::Place) => world.give(Input::Place).unwrap(),
+                Some(Owed::Wait { .. }) => world.give(Input::RetryDue).unwrap(),
+                Some(Owed::Model { of, .. }) => {
+                    let input = model_input(*of, &Dice { kind: 12 | 1, pick: 0 });
+                    world.give(input).unwrap();
+                }
+                Some(Owed::Tool(open)) => {
+                    let input = tool_input(open, &Dice { kind: 1, pick: 0 });
+                    world.give(input).unwrap();
+                }
+            }
+        }
+        prop_assert!(!world.state.is_unfinished());
+        assert_outcomes(&world.log, &world.state);
+    }
+
+    #[test]
+    fn every_prefix_of_every_log_folds_to_a_request_that_providers_accept(game in games()) {
+        let whole = play(&game);
+        let mut context = Context::default();
+        for event in &whole.log {
+            context.evolve(event);
+            let request = Request { messages: context.messages(), ..Request::default() };
+            if request.messages.is_empty() {
+                continue;
+            }
+            prop_assert_eq!(check_openai(&request), Ok(()));
+            prop_assert_eq!(check_anthropic(&request), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_conversation_of_a_step_begins_with_the_conversation_of_the_step_before(game in games()) {
+        let mut context = Context::default();
+        let mut last: Arc<Vec<crate::context::Message>> = Arc::default();
+        for event in &play(&game).log {
+            context.evolve(event);
+            if matches!(event.fact, Fact::LlmRequest { .. }) {
+                let now = context.messages();
+                prop_assert!(now.starts_with(last.as_slice()));
+                last = now;
+            }
+        }
+    }
+}
+
+fn said(key: Option<&str>, content: &str) -> Input {
+    Input::Say(UserInput {
+        content: content.into(),
+        by: None,
+        key: key.map(ToOwned::to_owned),
+    })
+}
+
+#[test]
+fn the_same_key_gives_the_same_event_and_another_content_is_refused() {
+    let mut world = World::begun();
+    world.give(said(Some("k"), "hi")).unwrap();
+    assert_eq!(
+        world.give(said(Some("k"), "hi")),
+        Err(Refusal::Repeated(Seq::new(2)))
+    );
+    assert_eq!(
+        world.give(said(Some("k"), "ho")),
+        Err(Refusal::KeyReused(Seq::new(2)))
+    );
+}
+
+#[test]
+fn a_cancel_ends_the_turn_with_an_outcome_for_everything_that_was_open() {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    let answer = model_input(world.state.head(), &Dice { kind: 3, pick: 0 });
+    world.give(answer).unwrap();
+    assert_eq!(world.state.owed().len(), 3);
+    world.give(Input::Cancel).unwrap();
+    let names: Vec<_> = world
+        .log
+        .iter()
+        .rev()
+        .take(4)
+        .map(|event| event.fact.name())
+        .collect();
+    assert_eq!(
+        names,
+        ["turn_finished", "tool_result", "tool_result", "tool_result"]
+    );
+    assert_eq!(world.give(Input::Cancel), Err(Refusal::NothingRuns));
+}
+
+#[test]
+fn an_input_that_waits_for_its_turn_can_be_cancelled() {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Cancel).unwrap();
+    assert!(!world.state.is_unfinished());
+}
+
+#[test]
+fn a_model_is_tried_only_so_often_over_all_restarts() {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    for _ in 0..rules().max_attempts {
+        assert!(world.state.is_unfinished());
+        world
+            .give(Input::Recover {
+                reason: "killed".into(),
+            })
+            .unwrap();
+    }
+    assert!(!world.state.is_unfinished());
+    let asked = world
+        .log
+        .iter()
+        .filter(|event| matches!(event.fact, Fact::LlmRequest { .. }));
+    assert_eq!(asked.count(), 3);
+}

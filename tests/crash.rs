@@ -1,0 +1,520 @@
+//! The daemon under load is killed with SIGKILL at random instants. Whatever was acknowledged is
+//! there afterwards, once; every turn finishes; readers that come back hold exactly what the log
+//! holds; no process of a tool is left.
+//!
+//! `CRASH_ROUNDS` sets the number of kills (default 30).
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "helpers outside #[test] functions may fail loudly, and a test reads its own variable"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use impresario::control::client::Client;
+use impresario::control::wire::{
+    CreateSession, Event, EventPage, EventsOf, Method, SendInput, Sent, Session, StreamItem,
+    Subscribe,
+};
+use serde_json::json;
+
+const SESSIONS: usize = 50;
+/// Sessions that somebody reads all the time.
+const READ: usize = 12;
+/// Nothing here may take longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with settings, a script and a tool, and the daemon that runs in it.
+struct Stage {
+    dir: tempfile::TempDir,
+    daemon: Option<Child>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("script.json"), script().to_string()).unwrap();
+        std::fs::write(at("pay.sh"), PAY).unwrap();
+        std::fs::write(at("look.sh"), LOOK).unwrap();
+        std::fs::write(at("impresario.toml"), settings(dir.path())).unwrap();
+        Self { dir, daemon: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    async fn start(&mut self) -> Client {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("daemon.log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_impresario"))
+            .arg("serve")
+            .arg("--config")
+            .arg(self.path("impresario.toml"))
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(child);
+        self.connect().await
+    }
+
+    async fn connect(&mut self) -> Client {
+        let socket = self.path("data/control.sock");
+        let answered = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Ok(client) = Client::connect(&socket).await {
+                    return client;
+                }
+                if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
+                    panic!("the daemon ended with {status}: {}", self.log());
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        answered.await.unwrap()
+    }
+
+    fn kill(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            // Whatever failed, nothing of this test stays behind.
+            let _gone = daemon.kill();
+            let _gone = daemon.wait();
+        }
+    }
+}
+
+/// Notes that it was called, under its key; takes a while, in a child of its own.
+const PAY: &str =
+    "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> paid\nsleep 0.05 & wait\necho paid\n";
+const LOOK: &str =
+    "#!/bin/sh\necho \"$IMPRESARIO_IDEMPOTENCY_KEY\" >> looked\nsleep 0.02\necho seen\n";
+
+fn script() -> serde_json::Value {
+    let words = "The quick brown fox jumps over the lazy dog. ".repeat(4);
+    json!({
+        "chunk_chars": 6,
+        "chunk_delay_ms": 2,
+        "repeat": true,
+        "answers": [
+            {"when": "go", "pieces": [
+                {"text": "First I look and pay. "},
+                {"tool_calls": [
+                    {"tool": "look", "arguments": {}},
+                    {"tool": "pay", "arguments": {}},
+                    {"tool": "calc", "arguments": {"expression": "6*7"}},
+                ]}]},
+            {"when": "go", "pieces": [{"text": words}]},
+        ],
+    })
+}
+
+fn settings(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"
+[store]
+path = "{dir}/data"
+[control]
+socket = "{dir}/data/control.sock"
+[metrics]
+enabled = false
+[sessions]
+max_recoveries = 1000
+queued_inputs = 4
+max_attempts = 1000
+[models.scripted]
+provider = "scripted"
+script = "{dir}/script.json"
+[tools.calc]
+kind = "builtin"
+[tools.look]
+kind = "command"
+description = "looks"
+command = ["/bin/sh", "{dir}/look.sh"]
+workdir = "{dir}"
+effect = "pure"
+[tools.pay]
+kind = "command"
+description = "pays"
+command = ["/bin/sh", "{dir}/pay.sh"]
+workdir = "{dir}"
+[agents.worker]
+model = "scripted"
+tools = ["look", "pay", "calc"]
+"#
+    )
+}
+
+/// What was acknowledged: session → key → event.
+type Acks = Arc<Mutex<BTreeMap<String, BTreeMap<String, u64>>>>;
+
+/// Says things to a session until the daemon is gone.
+async fn talk(client: Client, session: String, round: usize, acks: Acks) {
+    for number in 0.. {
+        let key = format!("{round}-{number}");
+        let input = SendInput {
+            session: session.clone(),
+            content: format!("go {key}"),
+            by: None,
+            key: Some(key.clone()),
+        };
+        match client.call::<Sent>(Method::SessionSend, input).await {
+            Ok(sent) => {
+                let mut acks = acks.lock().unwrap();
+                acks.entry(session.clone())
+                    .or_default()
+                    .insert(key, sent.seq);
+            }
+            // The session's queue is full for now, or the daemon is gone.
+            Err(_) => return,
+        }
+    }
+}
+
+/// A reader's memory, kept over disconnects.
+#[derive(Default)]
+struct Book {
+    cursor: Option<String>,
+    events: Vec<u64>,
+    partial: BTreeMap<u64, String>,
+    texts: Vec<String>,
+    ended_turns: usize,
+    shown_bytes: usize,
+    resets: usize,
+}
+
+impl Book {
+    fn take(&mut self, item: StreamItem) {
+        self.cursor = Some(item.cursor().to_owned());
+        match item {
+            StreamItem::Delta {
+                of,
+                channel,
+                offset,
+                text,
+                ..
+            } if channel == "text" => {
+                let partial = self.partial.entry(of).or_default();
+                assert_eq!(offset, partial.len() as u64, "a hole or an overlap");
+                self.shown_bytes += text.len();
+                partial.push_str(&text);
+            }
+            StreamItem::Delta { .. } | StreamItem::Gap { .. } | StreamItem::End { .. } => {}
+            StreamItem::Reset { of, .. } => {
+                self.resets += 1;
+                self.partial.remove(&of);
+            }
+            StreamItem::Event { event, .. } => self.take_event(&event),
+        }
+    }
+
+    fn take_event(&mut self, event: &Event) {
+        self.events.push(event.seq);
+        if event.kind == "llm_response" {
+            let of = event.data["of"].as_u64().unwrap();
+            let content = event.data["content"].as_str().unwrap();
+            let partial = self.partial.remove(&of).unwrap_or_default();
+            assert!(
+                content.starts_with(&partial),
+                "shown {partial:?}, recorded {content:?}"
+            );
+            self.texts.push(content.to_owned());
+        }
+        if event.kind == "error" {
+            let of = event.data["of"].as_u64().unwrap_or_default();
+            assert_eq!(self.partial.get(&of), None, "voided without a reset");
+        }
+        if event.kind == "turn_finished" {
+            self.ended_turns += 1;
+        }
+    }
+}
+
+/// Reads a session until the daemon is gone, or so many turns have ended.
+async fn read(
+    client: Client,
+    session: String,
+    book: Arc<tokio::sync::Semaphore>,
+    memory: Arc<Mutex<Book>>,
+    until: usize,
+) {
+    let _one_at_a_time = book.acquire().await.unwrap();
+    let cursor = memory.lock().unwrap().cursor.clone();
+    let subscribe = Subscribe {
+        session,
+        cursor,
+        ..Subscribe::default()
+    };
+    let Ok(mut items) = client.subscribe(subscribe).await else {
+        return;
+    };
+    while memory.lock().unwrap().ended_turns < until {
+        let Some(item) = items.next().await else {
+            return;
+        };
+        memory.lock().unwrap().take(item);
+    }
+}
+
+async fn log_of(client: &Client, session: &str) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    loop {
+        let page = EventsOf {
+            session: session.to_owned(),
+            after: events.last().map_or(0, |event| event.seq),
+            limit: Some(1000),
+        };
+        let page: EventPage = client.call(Method::SessionEvents, page).await.unwrap();
+        if page.events.is_empty() {
+            return events;
+        }
+        events.extend(page.events);
+    }
+}
+
+/// Dense, every acknowledged input there once, every intent with at most one outcome.
+fn check_log(session: &str, log: &[Event], acked: &BTreeMap<String, u64>) {
+    for (place, event) in log.iter().enumerate() {
+        assert_eq!(event.seq, place as u64 + 1, "a gap in {session}");
+    }
+    let mut inputs = BTreeMap::new();
+    for event in log.iter().filter(|event| event.kind == "user_input") {
+        let key = event.data["key"].as_str().unwrap().to_owned();
+        let doubled = inputs.insert(key, event.seq);
+        assert_eq!(doubled, None, "an input doubled in {session}");
+    }
+    for (key, seq) in acked {
+        assert_eq!(
+            inputs.get(key),
+            Some(seq),
+            "lost or moved in {session}: {key}"
+        );
+    }
+    let mut outcomes = BTreeMap::new();
+    for event in log {
+        if event.kind == "llm_request" || event.kind == "tool_call" {
+            outcomes.insert(event.seq, 0);
+        } else if let Some(of) = event.data.get("of").and_then(serde_json::Value::as_u64)
+            && event.kind != "worker_restarted"
+        {
+            *outcomes.get_mut(&of).unwrap() += 1;
+        }
+    }
+    let doubled: Vec<_> = outcomes.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(doubled.is_empty(), "two outcomes in {session}: {doubled:?}");
+}
+
+/// Processes that work below this folder, except the daemon.
+fn processes_in(dir: &Path) -> Vec<(u32, String)> {
+    let marker = dir.display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if cwd.starts_with(dir) || line.contains(&marker) {
+            found.push((pid, line.replace('\0', " ")));
+        }
+    }
+    found
+}
+
+/// Waits until nothing works below this folder any more.
+async fn no_process_left(dir: &Path) {
+    let gone = tokio::time::timeout(Duration::from_secs(10), async {
+        while !processes_in(dir).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+    if gone.await.is_err() {
+        panic!("left behind: {:?}", processes_in(dir));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again() {
+    let rounds = std::env::var("CRASH_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(30);
+    let mut stage = Stage::new();
+    let acks = Acks::default();
+    let mut client = stage.start().await;
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        let create = CreateSession {
+            agent: Some("worker".to_owned()),
+            ..CreateSession::default()
+        };
+        let session: Session = client.call(Method::SessionCreate, create).await.unwrap();
+        sessions.push(session.session);
+    }
+    let books: Vec<_> = (0..READ)
+        .map(|_| {
+            (
+                Arc::new(tokio::sync::Semaphore::new(1)),
+                Arc::<Mutex<Book>>::default(),
+            )
+        })
+        .collect();
+    for round in 0..rounds {
+        for session in &sessions {
+            tokio::spawn(talk(
+                client.clone(),
+                session.clone(),
+                round,
+                Arc::clone(&acks),
+            ));
+        }
+        for (session, (turn, book)) in sessions.iter().zip(&books) {
+            let reader = read(
+                client.clone(),
+                session.clone(),
+                Arc::clone(turn),
+                Arc::clone(book),
+                usize::MAX,
+            );
+            tokio::spawn(reader);
+        }
+        let before: usize = acks.lock().unwrap().values().map(BTreeMap::len).sum();
+        // A random instant after the first acknowledgement of the round.
+        let instant = Duration::from_millis(fastrand::u64(1..500));
+        tokio::time::timeout(PATIENCE, async {
+            while acks
+                .lock()
+                .unwrap()
+                .values()
+                .map(BTreeMap::len)
+                .sum::<usize>()
+                == before
+                && round == 0
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        tokio::time::sleep(instant).await;
+        stage.kill();
+        no_process_left(stage.dir.path()).await;
+        client = stage.start().await;
+        let acked = acks.lock().unwrap().clone();
+        for session in &sessions {
+            let log = log_of(&client, session).await;
+            let none = BTreeMap::new();
+            check_log(session, &log, acked.get(session).unwrap_or(&none));
+        }
+    }
+    finish(&stage, &client, &sessions, &books).await;
+    stage.kill();
+    no_process_left(stage.dir.path()).await;
+    let report = impresario::store::verify(&stage.path("data")).unwrap();
+    assert!(report.is_sound(), "{:?}", report.problems);
+}
+
+/// Every turn comes to its end by itself; then logs, readers and effects are compared.
+async fn finish(
+    stage: &Stage,
+    client: &Client,
+    sessions: &[String],
+    books: &[(Arc<tokio::sync::Semaphore>, Arc<Mutex<Book>>)],
+) {
+    let mut pays = BTreeSet::new();
+    let mut turns = 0;
+    for (place, session) in sessions.iter().enumerate() {
+        let fresh = (
+            Arc::new(tokio::sync::Semaphore::new(1)),
+            Arc::<Mutex<Book>>::default(),
+        );
+        let (turn, book) = books.get(place).unwrap_or(&fresh);
+        let inputs = log_of(client, session)
+            .await
+            .iter()
+            .filter(|event| event.kind == "user_input")
+            .count();
+        let reading = read(
+            client.clone(),
+            session.clone(),
+            Arc::clone(turn),
+            Arc::clone(book),
+            inputs,
+        );
+        if tokio::time::timeout(PATIENCE, reading).await.is_err() {
+            let log = log_of(client, session).await;
+            let end: Vec<_> = log.iter().rev().take(5).collect();
+            panic!("{session} does not finish: {end:#?}\n{}", stage.log());
+        }
+        let log = log_of(client, session).await;
+        turns += inputs;
+        let recorded: Vec<_> = log
+            .iter()
+            .filter(|event| event.kind == "llm_response")
+            .map(|event| event.data["content"].as_str().unwrap().to_owned())
+            .collect();
+        let book = book.lock().unwrap();
+        assert_eq!(
+            book.texts, recorded,
+            "a reader of {session} holds another text"
+        );
+        assert_eq!(book.events, (1..=log.len() as u64).collect::<Vec<_>>());
+        for event in log
+            .iter()
+            .filter(|event| event.kind == "tool_call" && event.data["tool"] == "pay")
+        {
+            pays.insert(format!("{session}:{}", event.seq));
+        }
+    }
+    let paid = std::fs::read_to_string(stage.path("paid")).unwrap_or_default();
+    let mut once = BTreeSet::new();
+    for key in paid.lines() {
+        assert!(pays.contains(key), "paid without an intent: {key}");
+        assert!(once.insert(key), "paid twice: {key}");
+    }
+    let shown: usize = books
+        .iter()
+        .map(|(_, book)| book.lock().unwrap().shown_bytes)
+        .sum();
+    let resets: usize = books
+        .iter()
+        .map(|(_, book)| book.lock().unwrap().resets)
+        .sum();
+    eprintln!(
+        "{turns} turns finished, {} payments of {} intended, {shown} bytes shown live, {resets} resets",
+        once.len(),
+        pays.len()
+    );
+    assert!(turns > 0 && !once.is_empty() && shown > 0);
+}
