@@ -1,7 +1,6 @@
 //! Whatever is said to the control socket, the answer says what to do; what was accepted is done.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
@@ -122,6 +121,10 @@ impl Raw {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers write the value in place"
+)]
 fn call(id: u64, method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
 }
@@ -320,10 +323,10 @@ async fn a_turn_is_streamed_and_every_cursor_leads_to_the_rest_of_it() {
             cursor: Some(item.cursor().to_owned()),
             ..subscribe.clone()
         };
-        let after = match item {
-            StreamItem::Event { event, .. } => event.seq,
-            _ => continue,
+        let StreamItem::Event { event, .. } = item else {
+            continue;
         };
+        let after = event.seq;
         let rest: Vec<_> = page
             .events
             .iter()
@@ -359,9 +362,11 @@ async fn until_turn_finished(items: &mut impresario::control::client::Items) -> 
 fn events_of(items: &[StreamItem]) -> Vec<impresario::control::wire::Event> {
     items
         .iter()
-        .filter_map(|item| match item {
-            StreamItem::Event { event, .. } => Some(event.clone()),
-            _ => None,
+        .filter_map(|item| {
+            let StreamItem::Event { event, .. } = item else {
+                return None;
+            };
+            Some(event.clone())
         })
         .collect()
 }

@@ -10,6 +10,7 @@ use crate::cli::args::NewSession;
 use crate::cli::follow::{Access, Follow};
 use crate::cli::printer::{Inputs, Printer};
 use crate::cli::screen::{Screen, Style};
+use crate::cli::whole;
 use crate::control::client::Client;
 use crate::control::wire::{
     Cancelled, CreateSession, Event, Method, OneSession, SendInput, Sent, Session, Start,
@@ -61,7 +62,7 @@ pub(super) async fn chat(
             continue;
         }
         if let Err(error) = conversation.turn(screen, line, None).await {
-            screen.failure("turn", &format!("{error:#}"))?;
+            screen.failure("turn", &whole(&error))?;
         }
     }
     screen.note(&format!(
