@@ -62,8 +62,7 @@ impl Daemon {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
+        signal_to(&self.0, signal);
     }
 
     fn exit_code(&mut self) -> Option<i32> {
@@ -77,6 +76,20 @@ impl Drop for Daemon {
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
+}
+
+fn signal_to(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+fn wait_for_a_running_turn(data: &Path) {
+    for _ in 0..2_000 {
+        if out(&run(data, &["--json", "ls"])).contains("\"running\":true") {
+            return;
+        }
+    }
+    panic!("no turn runs");
 }
 
 #[test]
@@ -290,6 +303,28 @@ fn many_commands_at_once_start_one_daemon() {
 }
 
 #[test]
+fn ctrl_c_cancels_the_turn_and_tells_by_the_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let _daemon = Daemon::start(&data);
+    let reader = impresario(&data)
+        .args(["run", "Wait 60 seconds, then say so."])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_a_running_turn(&data);
+    signal_to(&reader, Signal::INT);
+    let output = reader.wait_with_output().unwrap();
+    assert_eq!(code(&output), 130, "{}", err(&output));
+    let listed: serde_json::Value =
+        serde_json::from_str(&out(&run(&data, &["--json", "ls"]))).unwrap();
+    let session = listed.get("session").unwrap().as_str().unwrap();
+    let log = out(&run(&data, &["log", session]));
+    assert!(log.contains("\"status\":\"cancelled\""), "{log}");
+}
+
+#[test]
 fn a_turn_goes_on_through_the_death_of_its_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
@@ -300,15 +335,7 @@ fn a_turn_goes_on_through_the_death_of_its_daemon() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut is_running = false;
-    for _ in 0..2_000 {
-        let session = out(&run(&data, &["--json", "ls"]));
-        is_running = session.contains("\"running\":true");
-        if is_running {
-            break;
-        }
-    }
-    assert!(is_running);
+    wait_for_a_running_turn(&data);
     daemon.signal(Signal::KILL);
     drop(daemon);
     let output = reader.wait_with_output().unwrap();
