@@ -4,7 +4,6 @@
 //! rounds of which the median counts (3), on the disk of that directory (the build's own). Rounds
 //! of store and file alternate, so that a busy machine slows both: compare the ratios.
 #![expect(
-    missing_docs,
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,

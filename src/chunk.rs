@@ -146,7 +146,8 @@ impl Item {
         const BASE: usize = 128;
         match self {
             Self::Delta(delta) => BASE + delta.text.len(),
-            Self::Event(_) | Self::Reset { .. } | Self::Gap { .. } | Self::End(_) => BASE,
+            Self::Event(stored) => BASE + words(&stored.event().fact),
+            Self::Reset { .. } | Self::Gap { .. } | Self::End(_) => BASE,
         }
     }
 }
@@ -165,6 +166,18 @@ impl Cursor {
     #[must_use]
     pub const fn last_event(&self) -> Seq {
         self.after
+    }
+
+    /// Whether the reader has seen this delta to its end.
+    #[must_use]
+    pub fn has_seen(&self, delta: &Delta) -> bool {
+        let end = delta.offset.saturating_add(delta.text.len() as u64);
+        self.seen.iter().any(|seen| {
+            let bytes = seen.bytes.get(delta.channel.index());
+            seen.of == delta.of
+                && seen.attempt == delta.attempt
+                && bytes.is_some_and(|bytes| *bytes >= end)
+        })
     }
 
     /// Lets an item pass: gives what the reader has to see of it, in order, and moves on.
@@ -257,6 +270,29 @@ impl Cursor {
             item,
             cursor: self.clone(),
         }
+    }
+}
+
+/// How much text a fact holds, bytes.
+fn words(fact: &Fact) -> usize {
+    match fact {
+        Fact::UserInput(input) => input.content.len(),
+        Fact::LlmResponse(response) => {
+            let calls = response.tool_calls.iter();
+            response.content.len()
+                + response.reasoning.as_ref().map_or(0, String::len)
+                + calls.map(|call| call.arguments.len()).sum::<usize>()
+        }
+        Fact::ToolCall(call) => call.arguments.len(),
+        Fact::ToolResult(result) => result.content.len(),
+        Fact::Error(failure) => failure.message.len(),
+        Fact::WorkerRestarted { reason, .. } | Fact::Quarantined { reason } => reason.len(),
+        Fact::SessionCreated(_)
+        | Fact::TurnStarted { .. }
+        | Fact::LlmRequest { .. }
+        | Fact::TurnFinished { .. }
+        | Fact::Released { .. }
+        | Fact::SessionClosed { .. } => 0,
     }
 }
 

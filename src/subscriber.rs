@@ -130,11 +130,14 @@ pub async fn start(
     supervisor: ractor::ActorCell,
 ) -> Result<(), ractor::SpawnErr> {
     let sink = args.sink.clone();
-    let (actor, _task) = Actor::spawn_linked(None, Subscriber, args, supervisor).await?;
-    // The reader may leave while nothing happens in the session.
+    let (actor, ended) = Actor::spawn_linked(None, Subscriber, args, supervisor).await?;
+    // The reader may leave while nothing happens in the session; and it hears that there is no
+    // more only when nobody holds the sink.
     crate::clock::spawn(async move {
-        sink.closed().await;
-        actor.stop(None);
+        tokio::select! {
+            () = sink.closed() => actor.stop(None),
+            _ended = ended => {}
+        }
     });
     Ok(())
 }
@@ -240,6 +243,11 @@ impl State {
         }
         let attached = match self.attach(myself).await {
             Ok(attached) => attached,
+            Err(EndReason::Quarantined) => {
+                // Its log may be whole, and says what happened.
+                self.read_log(Seq::new(u64::MAX)).await?;
+                return self.end(EndReason::Quarantined).await;
+            }
             Err(reason) => return self.end(reason).await,
         };
         if let Some(waiting) = self.args.attached.take() {
@@ -249,6 +257,9 @@ impl State {
         self.read_log(attached.head).await?;
         for delta in attached.in_flight {
             if slow && self.args.on_slow == OnSlow::Boundaries {
+                if self.args.cursor.has_seen(&delta) {
+                    continue;
+                }
                 self.admit(Item::Gap { of: delta.of }).await?;
             } else {
                 self.admit(Item::Delta(delta)).await?;

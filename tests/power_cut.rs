@@ -9,6 +9,8 @@
     reason = "helpers outside #[test] functions may unwrap; a skipped test says so; the child is told what to do by its environment"
 )]
 
+#[path = "store_support/crash.rs"]
+mod crash;
 mod store_support;
 
 use std::collections::HashMap;
@@ -16,11 +18,11 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command};
 
+use crash::{Mount, WRITER, skipped, start_writer};
 use impresario::id::Seq;
 use impresario::store::verify;
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use store_support::crash::{self, Mount, WRITER, skipped, start_writer};
 use store_support::session;
 
 const ROUNDS: usize = 20;
@@ -47,7 +49,7 @@ fn a_power_cut_loses_nothing_that_was_acknowledged() {
     };
     let mut writer = Writer::start(&disk.path().join("data"));
     for round in 0..ROUNDS {
-        writer.run_for(150 + round * 40);
+        writer.run_for(60 + round * 10);
         writer.stop();
         check_copy(dir.path(), round, &writer.acked);
         writer.go_on();

@@ -8,6 +8,7 @@ mod store_support;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use impresario::event::{Event, Timestamp};
 use impresario::id::Seq;
 use impresario::store::{
@@ -346,6 +347,32 @@ async fn without_room_appends_are_refused_and_go_on_when_room_is_made() {
             .await
             .unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_full_queue_is_answered_at_once_and_what_was_taken_in_is_stored() {
+    let store = MemoryStore::threaded().unwrap();
+    store.hold_sync();
+    let mut acks = Vec::new();
+    let refusal = loop {
+        let after = u64::try_from(acks.len()).unwrap();
+        let mut ack = store.append(append(session(1), after, vec![says("more")]));
+        match (&mut ack).now_or_never() {
+            Some(Err(refusal)) => break refusal,
+            Some(Ok(_)) => panic!("acknowledged without a sync"),
+            None => acks.push(ack),
+        }
+        assert!(acks.len() < 100_000, "the queue has no end");
+    };
+    assert!(matches!(refusal, StoreError::Busy { .. }), "{refusal}");
+    assert_eq!(refusal.blame(), Blame::Passing);
+    store.release_sync();
+    let taken_in = acks.len();
+    for ack in acks {
+        ack.await.unwrap();
+    }
+    let head = store.summary(session(1)).await.unwrap().unwrap().head;
+    assert_eq!(usize::try_from(head.get()), Ok(taken_in));
 }
 
 #[tokio::test]

@@ -1,16 +1,17 @@
 //! The store on disk: opening, refusing, damage, a full disk, `kill -9`.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stderr,
     clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "helpers outside #[test] functions may unwrap; a skipped test says so; the child is told what to do by its environment"
 )]
 
+#[path = "store_support/crash.rs"]
+mod crash;
 mod store_support;
 
-use store_support::crash::{self, Mount, WRITER, runtime, skipped, start_writer};
+use crash::{Mount, WRITER, runtime, skipped, start_writer};
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader};
@@ -183,7 +184,7 @@ async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
     let disk = dir.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let arguments = ["-t", "tmpfs", "-o", "size=96m", "tmpfs"];
-    let Some(_mount) = rustix::process::geteuid()
+    let Some(mount) = rustix::process::geteuid()
         .is_root()
         .then(|| Mount::new(&arguments, &disk))
         .flatten()
@@ -195,7 +196,7 @@ async fn a_full_disk_refuses_appends_and_takes_them_again_when_there_is_room() {
         ..settings(&disk.join("data"))
     };
     let store = SledStore::open(&with_reserve, &SystemClock::new()).unwrap();
-    let filler = disk.join("filler");
+    let filler = mount.path().join("filler");
     std::fs::write(&filler, vec![1; 56 << 20]).unwrap();
     let words = "word".repeat(10_000);
     let mut stored = 0;

@@ -12,7 +12,7 @@ use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::metric::{self, Rejection};
 use crate::session::shared::Shared;
-use crate::session::{Loaded, SessionError, load, summary};
+use crate::session::{Began, Loaded, SessionError, load, summary};
 use crate::store::{Append, Blame, StoreError};
 use crate::turn::{Input, Rules};
 
@@ -38,7 +38,7 @@ pub(super) enum Why {
 pub(super) struct Activated {
     pub(super) loaded: Loaded,
     pub(super) place: Place,
-    pub(super) reason: &'static str,
+    pub(super) began: Began,
 }
 
 /// Makes a session ready to live.
@@ -53,22 +53,22 @@ pub(super) async fn activate(
     if let Some(reason) = shared.store.quarantine(id).await? {
         return Err(quarantined(&reason));
     }
-    let reason = match why {
+    let began = match why {
         Why::Created(created) => return create(shared, id, created, place).await,
         Why::SetAside(reason) => return Err(set_aside(shared, id, &reason).await),
         Why::Crashed => {
             count_recovery(shared, id).await?;
-            "the session's actor failed"
+            Began::Crashed
         }
-        Why::Resumed => "the daemon was restarted",
-        Why::Asked => "the session was woken",
-        Why::Refused => "the store took nothing for a while",
+        Why::Resumed => Began::Restarted,
+        Why::Asked => Began::Woken,
+        Why::Refused => Began::Refused,
     };
     match load(&shared.store, id).await {
         Ok(loaded) => Ok(Activated {
             loaded,
             place,
-            reason,
+            began,
         }),
         Err(error) if error.blame() == Blame::Session => {
             Err(set_aside(shared, id, &error.to_string()).await)
@@ -102,7 +102,7 @@ async fn create(
     Ok(Activated {
         loaded,
         place,
-        reason: "the session was created",
+        began: Began::Created,
     })
 }
 
@@ -120,7 +120,7 @@ async fn count_recovery(shared: &Arc<Shared>, id: SessionId) -> Result<(), Fault
 }
 
 /// Sets a session aside: in its log if that can be read, and beside it in any case.
-pub(super) async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
+async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
     error!(session = %id, reason, "session quarantined");
     if let Ok(mut loaded) = load(&shared.store, id).await {
         let input = Input::Quarantine {

@@ -63,6 +63,12 @@ impl RootHandle {
         let _gone = self.actor.cast(Msg::Resume(id));
     }
 
+    /// Sets a session aside that is not in memory.
+    pub fn set_aside(&self, id: SessionId, reason: String) {
+        // A root that is gone has no sessions.
+        let _gone = self.actor.cast(Msg::SetAside(id, reason));
+    }
+
     /// Removes a session for good. Durable when this returns.
     ///
     /// # Errors
@@ -96,9 +102,24 @@ impl RootHandle {
         self.call(Msg::StopSessions).await
     }
 
-    /// Ends the root itself.
-    pub fn stop(&self) {
+    /// Ends the root itself, and whatever lives below it, at once.
+    pub fn end(&self) {
         self.actor.stop(None);
+    }
+
+    /// Ends the root itself, when its readers have had their last item. Returns when it has ended.
+    /// Cancellation: dropping the future ends the readers at once.
+    pub async fn stop(&self) {
+        let _ends = EndOnDrop(&self.actor);
+        while !self.actor.get_children().is_empty() {
+            tokio::time::sleep(LAST_ITEMS).await;
+        }
+    }
+
+    /// Resolves when the root has ended.
+    pub async fn ended(&self) {
+        // Without a timeout there is nothing to fail with.
+        let _ended = self.actor.wait(None).await;
     }
 
     async fn call<T: Send + 'static>(
@@ -113,6 +134,17 @@ impl RootHandle {
             )),
             Ok(CallResult::SenderError) | Err(_) => Err(super::draining()),
         }
+    }
+}
+
+/// So often a root that stops looks whether its readers are gone.
+const LAST_ITEMS: Duration = Duration::from_millis(5);
+
+struct EndOnDrop<'a>(&'a ActorRef<Msg>);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop(None);
     }
 }
 

@@ -11,7 +11,7 @@
 mod activate;
 mod handle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +32,6 @@ use crate::subscriber::SubscriberArgs;
 use activate::{Activated, Why};
 pub use handle::RootHandle;
 
-/// Sets a session aside: in its log if that can be read, and beside it in any case. Durable when
-/// this returns.
-pub async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
-    activate::set_aside(shared, id, reason).await
-}
-
 /// What the root can be told. Private: callers hold a [`RootHandle`].
 #[derive(Debug)]
 enum Msg {
@@ -45,6 +39,8 @@ enum Msg {
     Wake(SessionId, Reply<SessionHandle>),
     /// An unfinished session is to go on.
     Resume(SessionId),
+    /// A session is to be set aside, for this reason.
+    SetAside(SessionId, String),
     /// A new session.
     Create(SessionCreated, Reply<SessionHandle>),
     /// A log was read, or not.
@@ -85,7 +81,8 @@ struct State {
     by_actor: HashMap<ActorId, SessionId>,
     failures: HashMap<SessionId, Intensity>,
     loading: Arc<tokio::sync::Semaphore>,
-    quarantined: usize,
+    /// Sessions that were found to be set aside, or were set aside.
+    quarantined: HashSet<SessionId>,
     ticks: u64,
     timer: Option<tokio::task::JoinHandle<()>>,
     stopping: Vec<RpcReplyPort<()>>,
@@ -126,7 +123,7 @@ impl Actor for Root {
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             failures: HashMap::new(),
-            quarantined: 0,
+            quarantined: HashSet::new(),
             ticks: 0,
             timer: Some(timer),
             stopping: Vec::new(),
@@ -142,6 +139,7 @@ impl Actor for Root {
         match message {
             Msg::Wake(id, reply) => state.wake(&myself, id, reply),
             Msg::Resume(id) => state.activate(&myself, id, Why::Resumed),
+            Msg::SetAside(id, reason) => state.activate(&myself, id, Why::SetAside(reason)),
             Msg::Create(created, reply) => state.create(&myself, created, reply),
             Msg::Activated(id, activated) => {
                 Box::pin(state.activated(&myself, id, *activated)).await;
@@ -252,7 +250,12 @@ impl State {
             Ok(_) if self.shared.phase.is_stopping() => Err(draining()),
             Ok(activated) => self.start(myself, id, activated).await,
             Err(fault) => {
-                self.count_quarantined(&fault);
+                if fault.code == Code::Quarantined {
+                    self.quarantined.insert(id);
+                    self.shared.census.set_quarantined(self.quarantined.len());
+                    // One that is released begins with a clean slate.
+                    self.failures.remove(&id);
+                }
                 Err(fault)
             }
         };
@@ -272,11 +275,13 @@ impl State {
             shared: Arc::clone(&self.shared),
             loaded: activated.loaded,
             place: activated.place,
-            reason: activated.reason,
+            why: activated.began,
         };
         let (handle, cell) = SessionHandle::start(args, myself.get_cell())
             .await
             .map_err(|error| internal(&error))?;
+        self.quarantined.remove(&id);
+        self.shared.census.set_quarantined(self.quarantined.len());
         self.by_actor.insert(cell.get_id(), id);
         self.sessions.insert(id, Entry::Live(handle.clone(), cell));
         Ok(handle)
@@ -401,6 +406,8 @@ impl State {
 
     fn deleted(&mut self, id: SessionId, result: &Result<(), Fault>) {
         self.failures.remove(&id);
+        self.quarantined.remove(&id);
+        self.shared.census.set_quarantined(self.quarantined.len());
         if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {
             for reply in waiting {
                 answer(reply, result.clone());
@@ -420,7 +427,6 @@ impl State {
             self.rest(idle_after);
         }
         metric::sessions(SessionState::Live, self.by_actor.len());
-        metric::sessions(SessionState::Quarantined, self.quarantined);
         metric::turns_running(self.shared.lanes.running_turns.gauge().used);
         metric::store_bytes(self.shared.store.size_bytes());
         self.shared.lanes.report();
@@ -450,12 +456,6 @@ impl State {
             for reply in self.stopping.drain(..) {
                 answer(reply, ());
             }
-        }
-    }
-
-    fn count_quarantined(&mut self, fault: &Fault) {
-        if fault.code == Code::Quarantined {
-            self.quarantined += 1;
         }
     }
 }

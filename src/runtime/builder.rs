@@ -11,7 +11,7 @@ use super::{Impresario, Inner, Keep};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
-use crate::session::shared::{self, Lanes, ModelEntry, Phase, Shared};
+use crate::session::shared::{self, Census, Lanes, ModelEntry, Phase, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
@@ -295,6 +295,7 @@ impl Builder {
             models,
             tools,
             phase: Phase::default(),
+            census: Census::default(),
             clock: Arc::clone(&self.clock),
         });
         let company = Impresario(Arc::new(Inner {

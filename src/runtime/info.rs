@@ -85,6 +85,10 @@ pub struct Status {
     pub tool_workers: Gauge,
     /// Inputs accepted and not yet applied.
     pub queued_inputs: Gauge,
+    /// Readers of sessions.
+    pub readers: usize,
+    /// Sessions that were seen set aside since the start.
+    pub quarantined: usize,
     /// Unfinished sessions found at the start and not woken yet.
     pub recovering: usize,
     /// Bytes on disk.
@@ -107,6 +111,8 @@ impl Impresario {
             model_calls: shared.lanes.model_calls.gauge(),
             tool_workers: shared.lanes.tool_workers.gauge(),
             queued_inputs: shared.lanes.queued_inputs.gauge(),
+            readers: shared.census.readers(),
+            quarantined: shared.census.quarantined(),
             recovering: self.0.recovering.load(Ordering::Relaxed),
             store_bytes: shared.store.size_bytes(),
             uptime: shared.clock.elapsed().saturating_sub(self.0.since),

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tracing::{info, warn};
 
 use crate::event::SessionCreated;
@@ -23,9 +24,10 @@ use crate::root::RootHandle;
 use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
-use crate::store::{Status as LogStatus, Summary};
+use crate::store::Summary;
 use crate::tool::{Invocation, OutputSink};
 
+pub use crate::admission::Gauge;
 pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
 pub use builder::{Agent, Builder, StartError};
@@ -34,6 +36,10 @@ pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
 
 /// The whole company of actors. Cheap to clone; all clones are the same company.
+///
+/// When the last clone is dropped, and the last [`Session`] with it, the actors end at once, as in
+/// a crash: what was acknowledged is in the log and goes on after the next start. [`Self::stop`]
+/// is the gentle way.
 #[derive(Clone, Debug)]
 pub struct Impresario(Arc<Inner>);
 
@@ -122,8 +128,13 @@ impl Impresario {
             attempt: 1,
             output: OutputSink::none(),
         });
+        let run = std::panic::AssertUnwindSafe(run).catch_unwind();
         match tokio::time::timeout(tool.spec().timeout, run).await {
-            Ok(result) => result.map_err(|error| Fault::new(Code::Internal, error.to_string())),
+            Ok(Ok(result)) => result.map_err(|error| Fault::new(Code::Internal, error.to_string())),
+            Ok(Err(_panic)) => Err(Fault::new(
+                Code::Internal,
+                format!("the tool '{name}' crashed; the log says where"),
+            )),
             Err(_) => Err(Fault::new(
                 Code::Timeout,
                 format!(
@@ -146,42 +157,48 @@ impl Impresario {
     /// # Errors
     /// [`Code::StoreFailed`] when the last events could not be made durable.
     pub async fn stop(&self, grace: Duration) -> Result<(), Fault> {
+        let mut stopped = Ok(());
         for step in StopStep::ALL {
             let deadline = step.deadline(grace);
             info!(step = step.name(), "stopping");
-            if tokio::time::timeout(deadline, self.stop_step(step))
-                .await
-                .is_err()
-            {
-                warn!(step = step.name(), "step of the stop took too long");
+            match tokio::time::timeout(deadline, self.stop_step(step)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(fault)) => {
+                    warn!(step = step.name(), %fault, "step of the stop failed");
+                    stopped = Err(fault);
+                }
+                Err(_) => {
+                    warn!(step = step.name(), "step of the stop took too long");
+                    if step == StopStep::CloseStore {
+                        stopped = Err(store_still_open());
+                    }
+                }
             }
         }
-        self.0.shared.store.close().await.map_err(Fault::from)
+        stopped
     }
 
-    async fn stop_step(&self, step: StopStep) {
+    async fn stop_step(&self, step: StopStep) -> Result<(), Fault> {
         match step {
             StopStep::CloseDoors => self.drain(),
             StopStep::DrainSessions => self.0.shared.lanes.running_turns.empty().await,
             StopStep::EndSessions => {
                 self.0.shared.phase.stop();
-                if let Err(fault) = self.0.root.stop_sessions().await {
-                    warn!(%fault, "sessions did not stop");
-                }
+                self.0.root.stop_sessions().await?;
             }
-            StopStep::CloseStore => {
-                if let Err(error) = self.0.shared.store.close().await {
-                    warn!(%error, "store did not close");
-                }
-            }
-            StopStep::EndRoot => self.0.root.stop(),
+            StopStep::CloseStore => self.0.shared.store.close().await?,
+            StopStep::EndRoot => self.0.root.stop().await,
         }
+        Ok(())
     }
 
-    /// Resolves with the reason when the store can no longer be trusted. Then the process has to
-    /// end; what was acknowledged is on disk.
+    /// Resolves with the reason when the store can no longer be trusted, or the root supervisor
+    /// has ended. Then the process has to end; what was acknowledged is on disk.
     pub async fn failed(&self) -> String {
-        self.0.shared.store.poisoned().await
+        tokio::select! {
+            reason = self.0.shared.store.poisoned() => reason,
+            () = self.0.root.ended() => "the root supervisor has ended".to_owned(),
+        }
     }
 
     /// Makes a session. Durable when this returns.
@@ -216,13 +233,12 @@ impl Impresario {
         self.0
             .recovering
             .store(counted.len(), std::sync::atomic::Ordering::Relaxed);
-        let company = self.clone();
-        crate::clock::spawn(async move { company.resume_all(counted).await });
+        self.resume_all(counted);
         Ok(())
     }
 
     /// Those never recovered before come first; suspects come last.
-    async fn resume_all(&self, mut counted: Vec<crate::store::Unfinished>) {
+    fn resume_all(&self, mut counted: Vec<crate::store::Unfinished>) {
         counted.sort_by_key(|unfinished| (unfinished.recoveries, unfinished.session));
         for unfinished in counted {
             metric::recovered();
@@ -230,7 +246,7 @@ impl Impresario {
             let recoveries = unfinished.recoveries;
             if recoveries > self.0.shared.settings.max_recoveries {
                 let reason = format!("{recoveries} recoveries without a finished turn");
-                crate::root::set_aside(&self.0.shared, id, &reason).await;
+                self.0.root.set_aside(id, reason);
             } else {
                 self.0.root.resume(id);
             }
@@ -246,11 +262,8 @@ impl Impresario {
             Some(handle) => handle.facts().await.ok(),
             None => None,
         };
-        let quarantine = if summary.status == LogStatus::Quarantined {
-            self.0.shared.store.quarantine(id).await?
-        } else {
-            None
-        };
+        // Kept apart from the summary, which an unreadable log cannot change.
+        let quarantine = self.0.shared.store.quarantine(id).await?;
         Ok(SessionInfo {
             id,
             summary,
@@ -260,6 +273,20 @@ impl Impresario {
             quarantine,
         })
     }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.phase.stop();
+        self.root.end();
+    }
+}
+
+fn store_still_open() -> Fault {
+    Fault::new(
+        Code::StoreFailed,
+        "the store was not closed in time; what was acknowledged is on disk all the same",
+    )
 }
 
 fn overloaded(full: crate::admission::Full) -> Fault {

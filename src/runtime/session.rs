@@ -55,10 +55,13 @@ pub struct Subscription {
 
 /// Items of a session. Dropping it unsubscribes; it cancels nothing.
 #[derive(Debug)]
-pub struct ChunkStream(mpsc::Receiver<Chunk>);
+pub struct ChunkStream {
+    chunks: mpsc::Receiver<Chunk>,
+    company: Impresario,
+}
 
 /// So many items may be on their way between a subscriber and its reader.
-const SINK: usize = 64;
+const SINK: usize = 16;
 
 impl NewSession {
     pub(super) fn new(company: Impresario, agent: &str) -> Self {
@@ -241,7 +244,11 @@ impl Session {
             .await?;
         // One that cannot be attached has an end in the stream that says why.
         let _ended = is_attached.await;
-        Ok(ChunkStream(stream))
+        inner.shared.census.reader_came();
+        Ok(ChunkStream {
+            chunks: stream,
+            company: self.company.clone(),
+        })
     }
 
     /// What is known of it. Does not wake it.
@@ -347,11 +354,17 @@ impl Session {
     }
 }
 
+impl Drop for ChunkStream {
+    fn drop(&mut self) {
+        self.company.0.shared.census.reader_left();
+    }
+}
+
 impl ChunkStream {
     /// The next item; `None` after the last one. Cancel-safe: nothing is lost when the future is
     /// dropped.
     pub async fn next(&mut self) -> Option<Chunk> {
-        self.0.recv().await
+        self.chunks.recv().await
     }
 }
 

@@ -1,11 +1,12 @@
 //! From a decision to the disk, and from the disk to those who wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 use tracing::{debug, info, warn};
 
-use super::{Ended, Msg, Reply, SessionError, State, answer, summary};
+use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, summary};
 use crate::chunk::Item;
 use crate::event::{Event, Fact};
 use crate::id::Seq;
@@ -70,28 +71,26 @@ impl State {
         crate::clock::spawn(async move {
             let landed = ack.await;
             // A session that is gone is rebuilt from its log.
-            let _gone = myself.cast(Msg::Landed(landed));
+            let _gone = myself.cast(Msg::Landed(after, landed));
         });
     }
 
-    /// An append is on disk, or never will be.
+    /// An append is on disk, or never will be. They are heard of in any order and taken in that of
+    /// the log: the first that failed says why, those behind it failed only because of it.
     pub(super) fn landed(
         &mut self,
+        after: Seq,
         landed: Result<Vec<Stored>, StoreError>,
     ) -> Result<(), ActorProcessingErr> {
-        let events = match landed {
-            Ok(events) => events,
-            Err(error) => return Err(self.append_failed(&error).into()),
-        };
-        if let Some(first) = events.first() {
-            self.landed.insert(first.event().seq, events);
-        }
-        while let Some(events) = self.landed.remove(&self.durable.next()) {
+        self.landed.insert(after, landed);
+        while let Some(landed) = self.landed.remove(&self.durable) {
+            let events = landed.map_err(|error| self.append_failed(&error))?;
             for stored in events {
                 self.tell(stored);
             }
+            self.start = Start::Early;
+            self.answer_waiting();
         }
-        self.answer_waiting();
         Ok(())
     }
 
@@ -107,8 +106,27 @@ impl State {
             metric::turn_finished(status.name(), took);
             info!(session = %self.id, status = status.name(), "turn finished");
             self.progress_made();
+            self.give_place_back();
         }
         self.live.push(&Item::Event(stored));
+        self.live.durable(self.durable);
+    }
+
+    /// A turn's place is held until its end is on disk, so that a company that stops waits for it.
+    /// Whoever waits for room in memory gets this session's, if it has nothing more to do.
+    fn give_place_back(&mut self) {
+        if self.turn.running_turn().is_none() && matches!(self.turn_place, TurnPlace::Held { .. }) {
+            self.turn_place = TurnPlace::None;
+        }
+        if self.shared.lanes.live_sessions.gauge().waiting > 0 {
+            self.myself_rests();
+        }
+    }
+
+    /// Looks whether to sleep when everything that was sent before has been handled.
+    fn myself_rests(&self) {
+        // An actor that handles this message has not ended.
+        let _sent = self.myself.cast(Msg::Rest(Duration::ZERO));
     }
 
     /// A finished turn is progress: recoveries before it do not count against the session.
@@ -152,6 +170,10 @@ impl State {
         warn!(session = %self.id, %error, "append failed");
         for (_, waiting) in self.replies.drain(..) {
             waiting(Err(error.clone()));
+        }
+        if matches!(error, StoreError::TooLarge { .. }) {
+            // It would be as large at the next try.
+            return Ended::Astray;
         }
         match error.blame() {
             Blame::Passing => Ended::Refused,

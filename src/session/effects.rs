@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
 use super::worker::{self, ModelEnd, ModelWork, ToolEnd, ToolEndKind, ToolWork, Work};
-use super::{Msg, State, TurnPlace};
+use super::{Msg, Start, State, TurnPlace};
 use crate::admission::Place;
 use crate::chunk::Channel;
 use crate::event::{EffectClass, LlmResponse, Outcome, ToolResult};
@@ -17,6 +17,7 @@ use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request};
 use crate::restart::{Backoff, RestartPolicy};
+use crate::store::MAX_EVENT_BYTES;
 use crate::turn::{Input, ModelFailure, OpenCall, Owed, ToolDeath};
 
 /// An effect in flight.
@@ -36,13 +37,13 @@ enum What {
 
 /// So much of a tool's provisional output is kept for readers that come later, bytes.
 const OUTPUT_KEPT: usize = 1 << 20;
+/// A model's answer may have so many bytes, its words, thoughts and calls together: what fits into
+/// one event, less what stands around it.
+const ANSWER_KEPT: usize = MAX_EVENT_BYTES - (64 << 10);
 
 impl State {
     /// Compares what is owed with what runs.
     pub(super) async fn reconcile(&mut self) -> Result<(), ActorProcessingErr> {
-        if self.turn.running_turn().is_none() && matches!(self.turn_place, TurnPlace::Held { .. }) {
-            self.turn_place = TurnPlace::None;
-        }
         if self.turn.is_quarantined() || !self.recovered() {
             self.stop_all_but(&[]);
             return Ok(());
@@ -133,7 +134,6 @@ impl State {
         let begun = self.decide(input);
         if begun.is_ok() || self.turn.running_turn().is_some() {
             self.turn_place = TurnPlace::Held { _place: place };
-            self.input_places.pop_front();
         }
     }
 
@@ -159,7 +159,8 @@ impl State {
     }
 
     async fn start_model(&mut self, of: Seq) -> Result<(), ActorProcessingErr> {
-        if self.running.contains_key(&of) {
+        let may_start = self.start == Start::Early || self.durable >= of;
+        if !may_start || self.running.contains_key(&of) {
             return Ok(());
         }
         let Some(agent) = self.agent.clone() else {
@@ -186,14 +187,16 @@ impl State {
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
-        self.live.begin(of, 1);
+        self.live.begin((of, 1), of, self.durable);
         self.start(of, 1, What::Model, Box::pin(work.run())).await
     }
 
     /// Tools that may run twice start while their intent is on its way to the disk, if they are
     /// pure; all others when it is there.
     async fn start_tool(&mut self, open: OpenCall) -> Result<(), ActorProcessingErr> {
-        let may_start = open.effect == EffectClass::Pure || self.durable >= open.of;
+        let early = open.effect == EffectClass::Pure && self.start == Start::Early;
+        // A later run has its own fact, which says that it is one.
+        let may_start = early || self.durable >= open.owed_by;
         if !may_start || self.running.contains_key(&open.of) {
             return Ok(());
         }
@@ -202,7 +205,7 @@ impl State {
             1 => Duration::ZERO,
             again => policy.backoff.wait(again - 1, fastrand::f64()),
         };
-        let (of, attempt) = (open.of, open.attempt);
+        let (of, attempt, owed_by) = (open.of, open.attempt, open.owed_by);
         let work = ToolWork {
             id: self.id,
             open,
@@ -216,7 +219,7 @@ impl State {
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
-        self.live.begin(of, attempt);
+        self.live.begin((of, attempt), owed_by, self.durable);
         self.start(of, attempt, What::Tool, Box::pin(work.run()))
             .await
     }
@@ -241,18 +244,35 @@ impl State {
     }
 
     pub(super) fn piece(&mut self, of: Seq, piece: &Piece, credit: OwnedSemaphorePermit) {
-        if self.running.contains_key(&of) {
-            match piece {
-                Piece::Text(text) => self.live.piece(of, Channel::Text, text),
-                Piece::Reasoning(text) => self.live.piece(of, Channel::Reasoning, text),
-                Piece::Progress | Piece::Done(_) => {}
-            }
-        }
         drop(credit);
+        let (channel, text) = match piece {
+            Piece::Text(text) => (Channel::Text, text),
+            Piece::Reasoning(text) => (Channel::Reasoning, text),
+            Piece::Progress | Piece::Done(_) => return,
+        };
+        if !self.running.contains_key(&of) {
+            return;
+        }
+        if self.live.len(of) + text.len() <= ANSWER_KEPT {
+            return self.live.piece(of, channel, text);
+        }
+        if let Some(running) = self.running.remove(&of) {
+            kill(&running.worker);
+        }
+        self.model_failed(of, &too_long());
     }
 
-    pub(super) fn output(&mut self, of: Seq, text: &str, credit: OwnedSemaphorePermit) {
-        if self.running.contains_key(&of) && self.live.output_len(of) + text.len() <= OUTPUT_KEPT {
+    pub(super) fn output(
+        &mut self,
+        (of, attempt): (Seq, u32),
+        text: &str,
+        credit: OwnedSemaphorePermit,
+    ) {
+        let current = self
+            .running
+            .get(&of)
+            .is_some_and(|running| running.attempt == attempt);
+        if current && self.live.len(of) + text.len() <= OUTPUT_KEPT {
             self.live.piece(of, Channel::ToolOutput, text);
         }
         drop(credit);
@@ -266,6 +286,9 @@ impl State {
             metric::first_token(&agent.model.name, first);
         }
         match end.result {
+            Ok(answer) if self.live.len(end.of) + asked_bytes(&answer) > ANSWER_KEPT => {
+                self.model_failed(end.of, &too_long());
+            }
             Ok(answer) => self.model_answered(end.of, answer, end.first_piece, end.took),
             Err(error) => self.model_failed(end.of, &error),
         }
@@ -462,6 +485,26 @@ const MAX_RETRY_AFTER_MS: u64 = 5 * 60 * 1000;
 
 fn open_may_run_again(open: Option<&OpenCall>) -> bool {
     open.is_some_and(|open| open.effect.may_run_again())
+}
+
+fn asked_bytes(answer: &Answer) -> usize {
+    let calls = answer.tool_calls.iter();
+    calls
+        .map(|call| {
+            let signature = call.signature.as_ref().map_or(0, String::len);
+            call.id.0.len() + call.tool.len() + call.arguments.len() + signature
+        })
+        .sum()
+}
+
+fn too_long() -> ModelError {
+    ModelError {
+        kind: ModelErrorKind::Rejected,
+        message: format!(
+            "the answer has more than {ANSWER_KEPT} bytes and cannot be kept; ask for less, or set max_tokens"
+        ),
+        retry_after: None,
+    }
 }
 
 fn no_agent(message: String) -> ModelError {

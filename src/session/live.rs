@@ -18,9 +18,21 @@ pub(super) struct Live {
 #[derive(Debug, Default)]
 struct InFlight {
     attempt: u32,
+    /// The event that makes this attempt a fact.
+    of_fact: Seq,
+    shown: Shown,
     text: String,
     reasoning: String,
     output: String,
+}
+
+/// Whether readers may hear of an attempt. Before its event is on disk they may not: after a crash
+/// another attempt could have the same name and say something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Shown {
+    #[default]
+    No,
+    Yes,
 }
 
 impl InFlight {
@@ -34,18 +46,40 @@ impl InFlight {
 }
 
 impl Live {
-    /// An effect begins, for the first time or again.
-    pub(super) fn begin(&mut self, of: Seq, attempt: u32) {
+    /// An effect begins, for the first time or again; `of_fact` is the event that says so.
+    pub(super) fn begin(&mut self, (of, attempt): (Seq, u32), of_fact: Seq, durable: Seq) {
+        let shown = if of_fact <= durable {
+            Shown::Yes
+        } else {
+            Shown::No
+        };
         self.in_flight.insert(
             of,
             InFlight {
                 attempt,
+                of_fact,
+                shown,
                 ..InFlight::default()
             },
         );
     }
 
-    /// A piece came: it is kept and shown.
+    /// The events up to here are on disk and were sent: what came of the attempts that they make
+    /// facts is shown.
+    pub(super) fn durable(&mut self, seq: Seq) {
+        let mut held = Vec::new();
+        for (of, flight) in &mut self.in_flight {
+            if flight.shown == Shown::No && flight.of_fact <= seq {
+                flight.shown = Shown::Yes;
+                held.extend(flight.deltas(*of));
+            }
+        }
+        for delta in held {
+            self.push(&Item::Delta(delta));
+        }
+    }
+
+    /// A piece came: it is kept, and shown if the attempt may be.
     pub(super) fn piece(&mut self, of: Seq, channel: Channel, text: &str) {
         let Some(flight) = self.in_flight.get_mut(&of) else {
             return;
@@ -54,6 +88,9 @@ impl Live {
         let whole = flight.channel(channel);
         let offset = whole.len() as u64;
         whole.push_str(text);
+        if flight.shown == Shown::No {
+            return;
+        }
         self.push(&Item::Delta(Delta {
             of,
             attempt,
@@ -73,11 +110,11 @@ impl Live {
             })
     }
 
-    /// How much tool output was kept of an effect in flight, bytes.
-    pub(super) fn output_len(&self, of: Seq) -> usize {
-        self.in_flight
-            .get(&of)
-            .map_or(0, |flight| flight.output.len())
+    /// How much was kept of an effect in flight, bytes.
+    pub(super) fn len(&self, of: Seq) -> usize {
+        self.in_flight.get(&of).map_or(0, |flight| {
+            flight.text.len() + flight.reasoning.len() + flight.output.len()
+        })
     }
 
     /// The outcome is durable; what was in flight is of no use any more.
@@ -96,6 +133,7 @@ impl Live {
         self.feeds.push(feed);
         self.in_flight
             .iter()
+            .filter(|(_, flight)| flight.shown == Shown::Yes)
             .flat_map(|(of, flight)| flight.deltas(*of))
             .collect()
     }

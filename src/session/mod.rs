@@ -56,8 +56,8 @@ enum Msg {
     Facts(RpcReplyPort<Facts>),
     /// There is a place for a turn.
     Placed(Place),
-    /// The facts of an append are durable, or never will be.
-    Landed(Result<Vec<Stored>, StoreError>),
+    /// The facts of the append after this event are durable, or never will be.
+    Landed(Seq, Result<Vec<Stored>, StoreError>),
     /// A piece of a model's answer.
     Piece {
         of: Seq,
@@ -66,9 +66,10 @@ enum Msg {
     },
     /// A model call is over.
     ModelEnded(ModelEnd),
-    /// A piece of a tool's output.
+    /// A piece of the output of a run of a tool.
     Output {
         of: Seq,
+        attempt: u32,
         text: String,
         credit: OwnedSemaphorePermit,
     },
@@ -94,8 +95,54 @@ pub struct SessionArgs {
     pub loaded: Loaded,
     /// Its place among the sessions in memory.
     pub place: Place,
-    /// Why it was rebuilt while a turn was unfinished; goes into the log.
-    pub reason: &'static str,
+    /// Why its actor is made.
+    pub why: Began,
+}
+
+/// Why a session's actor is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// The session is new.
+    Created,
+    /// Somebody wants it.
+    Woken,
+    /// The daemon has begun, and its turn was unfinished.
+    Restarted,
+    /// Its actor failed.
+    Crashed,
+    /// The store took nothing for a while.
+    Refused,
+}
+
+impl Began {
+    /// What the log says of a turn that this interrupted.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Created => "the session was created",
+            Self::Woken => "the session was woken",
+            Self::Restarted => "the daemon was restarted",
+            Self::Crashed => "the session's actor failed",
+            Self::Refused => "the store took nothing for a while",
+        }
+    }
+
+    /// A session whose last appends may have been refused proves first that the store takes one:
+    /// what it begins before that would begin again, uncounted.
+    const fn start(self) -> Start {
+        match self {
+            Self::Created | Self::Woken => Start::Early,
+            Self::Restarted | Self::Crashed | Self::Refused => Start::WhenDurable,
+        }
+    }
+}
+
+/// When model calls and pure tools may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// While their intent is on its way to the disk.
+    Early,
+    /// When it is there.
+    WhenDurable,
 }
 
 /// Why a session's actor ended by itself. Its log is whole; it can be rebuilt.
@@ -123,8 +170,8 @@ struct State {
     outbox: Vec<Fact>,
     /// The last event on disk.
     durable: Seq,
-    /// Appends that landed before an earlier one was heard of.
-    landed: BTreeMap<Seq, Vec<Stored>>,
+    /// Appends that were heard of before an earlier one, by the event before them.
+    landed: BTreeMap<Seq, Result<Vec<Stored>, StoreError>>,
     /// Answers that wait until this event is durable, in order.
     replies: VecDeque<(Seq, Waiting)>,
     live: Live,
@@ -136,11 +183,13 @@ struct State {
     deaths: HashMap<String, Intensity>,
     /// The place of the running turn.
     turn_place: TurnPlace,
-    input_places: VecDeque<Place>,
+    /// The places of inputs that wait for their turn.
+    input_places: BTreeMap<Seq, Place>,
     retry: Option<tokio::task::JoinHandle<()>>,
     /// Why what the log says is running is not; taken when it goes on.
     recover: Option<&'static str>,
     recovered_before: bool,
+    start: Start,
     turn_began: Duration,
     last_used: Duration,
     _place: Place,
@@ -229,10 +278,11 @@ impl State {
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
             turn_place: TurnPlace::None,
-            input_places: VecDeque::new(),
+            input_places: BTreeMap::new(),
             retry: None,
-            recover: unfinished.then_some(args.reason),
-            recovered_before: turn.is_unfinished(),
+            recover: unfinished.then(|| args.why.reason()),
+            recovered_before: args.why != Began::Created,
+            start: args.why.start(),
             turn_began: now,
             last_used: now,
             turn,
@@ -243,7 +293,8 @@ impl State {
 
     /// One arm, one method. Waits for nothing.
     fn take(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
-        if !matches!(message, Msg::Rest(_)) {
+        // To be looked at is not to be used.
+        if !matches!(message, Msg::Rest(_) | Msg::Facts(_)) {
             self.last_used = self.shared.clock.elapsed();
         }
         match message {
@@ -252,10 +303,15 @@ impl State {
             Msg::Attach(feed, reply) => self.attach(feed, reply),
             Msg::Facts(reply) => self.facts(reply),
             Msg::Placed(place) => self.placed(place),
-            Msg::Landed(landed) => self.landed(landed)?,
+            Msg::Landed(after, landed) => self.landed(after, landed)?,
             Msg::Piece { of, piece, credit } => self.piece(of, &piece, credit),
             Msg::ModelEnded(end) => self.model_ended(end),
-            Msg::Output { of, text, credit } => self.output(of, &text, credit),
+            Msg::Output {
+                of,
+                attempt,
+                text,
+                credit,
+            } => self.output((of, attempt), &text, credit),
             Msg::ToolEnded(end) => self.tool_ended(end),
             Msg::RetryDue => self.retry_due(),
             Msg::Rest(after) => self.rest(after),
@@ -268,15 +324,18 @@ impl State {
         self.commit();
         self.reconcile().await?;
         self.commit();
+        let turn = &self.turn;
+        self.input_places.retain(|input, _| turn.waits(*input));
         Ok(())
     }
 
     fn say(&mut self, input: crate::event::UserInput, place: Place, reply: Reply<Accepted>) {
         match self.decide(Input::Say(input)) {
             Ok(()) => {
-                self.input_places.push_back(place);
+                let seq = self.turn.head();
+                self.input_places.insert(seq, place);
                 let accepted = Accepted {
-                    seq: self.turn.head(),
+                    seq,
                     duplicate: false,
                 };
                 self.answer_when_durable(reply, accepted);
@@ -300,6 +359,10 @@ impl State {
     }
 
     fn attach(&mut self, feed: Feed, reply: RpcReplyPort<Attached>) {
+        if reply.is_closed() {
+            // Nobody would ever let go of this feed.
+            return;
+        }
         let attached = Attached {
             head: self.durable,
             in_flight: self.live.attach(feed),

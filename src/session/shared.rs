@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
@@ -37,6 +37,45 @@ pub struct Shared {
     pub limits: LimitSettings,
     /// Whether the company is open.
     pub phase: Phase,
+    /// How many there are.
+    pub census: Census,
+}
+
+/// How many there are of what has no limit. For people and metrics.
+#[derive(Debug, Default)]
+pub struct Census {
+    readers: AtomicUsize,
+    quarantined: AtomicUsize,
+}
+
+impl Census {
+    /// Readers of sessions.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that were seen set aside since the start.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        self.quarantined.load(Ordering::Relaxed)
+    }
+
+    /// One reader more.
+    pub fn reader_came(&self) {
+        metric::readers(self.readers.fetch_add(1, Ordering::Relaxed) + 1);
+    }
+
+    /// One reader less.
+    pub fn reader_left(&self) {
+        metric::readers(self.readers.fetch_sub(1, Ordering::Relaxed) - 1);
+    }
+
+    /// So many sessions are set aside.
+    pub fn set_quarantined(&self, count: usize) {
+        self.quarantined.store(count, Ordering::Relaxed);
+        metric::sessions(metric::SessionState::Quarantined, count);
+    }
 }
 
 /// Whether the company is open. Only ever moves on.

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
+use futures_util::{FutureExt, StreamExt};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -17,6 +17,7 @@ use super::shared::Shared;
 use crate::event::Outcome;
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
+use crate::store::MAX_EVENT_BYTES;
 use crate::tool::{Invocation, OutputSink, Tool, ToolError, Toolbox};
 use crate::turn::OpenCall;
 
@@ -24,6 +25,9 @@ use crate::turn::OpenCall;
 const PIECES_WAITING: usize = 64;
 /// So many pieces of a tool's output may wait in its worker.
 const OUTPUT_WAITING: usize = 16;
+
+/// A result has at most so many bytes, whatever the tool's limit is: it has to fit into an event.
+const RESULT_KEPT: usize = MAX_EVENT_BYTES - (64 << 10);
 
 /// Work for a worker.
 pub(super) type Work = BoxFuture<'static, ()>;
@@ -198,9 +202,19 @@ impl ToolWork {
             output: OutputSink::new(sender),
         });
         let timeout = tool.spec().timeout;
-        let ended = tokio::select! {
-            ended = tokio::time::timeout(timeout, run) => ended,
-            () = self.show(output) => return ToolEndKind::Died(Outcome::Error, "the session ended".to_owned()),
+        // The run's last words are shown before its end is told; one that left its sink with
+        // somebody else is not waited for.
+        let (mut run, show) = (
+            std::pin::pin!(tokio::time::timeout(timeout, run)),
+            std::pin::pin!(self.show(output)),
+        );
+        let ended = match futures_util::future::select(&mut run, show).await {
+            Either::Left((ended, show)) => {
+                // What waits is taken at once; the rest of what may come is not.
+                let _shown = show.now_or_never();
+                ended
+            }
+            Either::Right(((), run)) => run.await,
         };
         match ended {
             Ok(Ok(text)) => ToolEndKind::Done(Outcome::Ok, cut(text, tool.as_ref())),
@@ -215,7 +229,7 @@ impl ToolWork {
         }
     }
 
-    /// Shows the tool's output as it comes; ends only when the session is gone.
+    /// Shows the tool's output as it comes; ends when there will be no more, or nobody to show it.
     async fn show(&self, mut output: mpsc::Receiver<String>) {
         let credit = Arc::new(Semaphore::new(PIECES_WAITING));
         while let Some(text) = output.recv().await {
@@ -223,17 +237,23 @@ impl ToolWork {
                 return;
             };
             let of = self.open.of;
-            if self.session.cast(Msg::Output { of, text, credit }).is_err() {
+            let attempt = self.open.attempt;
+            let shown = self.session.cast(Msg::Output {
+                of,
+                attempt,
+                text,
+                credit,
+            });
+            if shown.is_err() {
                 return;
             }
         }
-        std::future::pending().await
     }
 }
 
 /// Cuts a result to the tool's limit and says so.
 fn cut(mut text: String, tool: &dyn Tool) -> String {
-    let limit = tool.spec().max_output_bytes;
+    let limit = tool.spec().max_output_bytes.min(RESULT_KEPT);
     if text.len() <= limit {
         return text;
     }

@@ -200,7 +200,8 @@ impl<E: Engine> Shared<E> {
     ) -> Result<T, StoreError> {
         match catch_unwind(AssertUnwindSafe(|| call(&self.engine))) {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.poison(&error.to_string())),
+            Ok(Err(EngineError::Closed)) => Err(StoreError::Closed),
+            Ok(Err(EngineError::Failed(what))) => Err(self.poison(&what)),
             Err(_) => Err(self.poison("the database panicked")),
         }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::clock::SystemClock;
+use crate::context::ToolDefinition;
 use crate::event::EffectClass;
-use crate::model::ToolDefinition;
 use crate::restart::{Backoff, RestartPolicy};
 use crate::settings::{ToolKind, ToolSettings};
 use crate::tool::builtin::NAMES;

@@ -99,6 +99,8 @@ pub struct OpenCall {
     pub effect: EffectClass,
     /// Which run is owed; the first is 1.
     pub attempt: u32,
+    /// The event that asks for this run: the intent, or the restart.
+    pub owed_by: Seq,
     /// When the intent was recorded.
     pub since: Timestamp,
 }
@@ -155,6 +157,7 @@ impl State {
             Fact::WorkerRestarted { of, attempt, .. } => {
                 if let Some(open) = self.open_call_mut(*of) {
                     open.attempt = *attempt;
+                    open.owed_by = event.seq;
                 }
             }
             Fact::TurnFinished { .. } => self.turn = None,
@@ -213,6 +216,12 @@ impl State {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Whether this input was accepted and not yet applied.
+    #[must_use]
+    pub fn waits(&self, input: Seq) -> bool {
+        self.waiting.contains(&input)
     }
 
     /// The unfinished turn.
@@ -317,6 +326,7 @@ impl State {
                 arguments: call.arguments.clone(),
                 effect: call.effect,
                 attempt: 1,
+                owed_by: event.seq,
                 since: event.at,
             });
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use impresario::clock::spawn;
 use impresario::store::EventStore;
 
-use super::{append, open, says, session};
+use crate::store_support::{append, open, says, session};
 
 /// Tells a copy of the test that it is the writer, and where it writes.
 pub(crate) const WRITER: &str = "STORE_TEST_WRITER";

@@ -5,8 +5,6 @@
     reason = "each test crate uses its share of these helpers"
 )]
 
-pub(crate) mod crash;
-
 use std::path::Path;
 use std::sync::Arc;
 

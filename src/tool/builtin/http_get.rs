@@ -280,8 +280,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use crate::context::ToolDefinition;
     use crate::event::EffectClass;
-    use crate::model::ToolDefinition;
     use crate::restart::RestartPolicy;
     use crate::tool::OutputSink;
 
