@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::control::client::{Client, ClientError, Items};
-use crate::control::wire::{Method, StreamItem, Subscribe};
+use crate::control::wire::{Method, SendInput, Sent, StreamItem, Subscribe};
 use crate::daemon::{Starter, ensure};
 
 /// Between two tries to come back.
@@ -107,6 +107,17 @@ impl Follow {
         }
     }
 
+    /// Sends an input that has a key. When the connection is lost before the answer came, it is
+    /// sent again: the same key is the same input.
+    pub(super) async fn send(&mut self, input: &SendInput) -> Result<Sent> {
+        loop {
+            match self.call(Method::SessionSend, input).await {
+                Err(error) if was_lost(&error) => self.come_back().await?,
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn passed(&mut self, item: StreamItem) -> StreamItem {
         item.cursor().clone_into(&mut self.cursor);
         item
@@ -135,6 +146,10 @@ impl Follow {
         self.client = client;
         Ok(())
     }
+}
+
+fn was_lost(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ClientError::Lost(_)))
 }
 
 /// Whether it may help to try again: nobody was there, or nobody had the time.

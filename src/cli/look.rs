@@ -210,6 +210,8 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         ("model calls", gauge(it.limits.model_calls)),
         ("tool workers", gauge(it.limits.tool_workers)),
         ("queued inputs", gauge(it.limits.queued_inputs)),
+        ("readers", it.readers.to_string()),
+        ("quarantined", it.quarantined.to_string()),
         ("recovering", it.recovering.to_string()),
     ];
     pairs(screen, &lines)

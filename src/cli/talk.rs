@@ -11,6 +11,7 @@ use crate::cli::follow::{Access, Follow};
 use crate::cli::printer::{Inputs, Printer};
 use crate::cli::screen::{Screen, Style};
 use crate::cli::whole;
+use crate::clock::{Clock, SystemClock};
 use crate::control::client::Client;
 use crate::control::wire::{
     Cancelled, CreateSession, Event, Method, OneSession, SendInput, Sent, Session, Start,
@@ -176,10 +177,10 @@ impl Conversation {
         let input = SendInput {
             session: self.session.clone(),
             content,
-            key,
+            key: Some(key.unwrap_or_else(new_key)),
             by: None,
         };
-        let sent: Sent = self.follow.call(Method::SessionSend, input).await?;
+        let sent = self.follow.send(&input).await?;
         let mut progress = Progress {
             input: sent.seq,
             turn: None,
@@ -315,6 +316,11 @@ async fn create(client: &Client, new: NewSession) -> Result<Session> {
         labels: new.labels.into_iter().collect(),
     };
     Ok(client.call(Method::SessionCreate, params).await?)
+}
+
+/// A key that nobody else has.
+fn new_key() -> String {
+    format!("cli-{}", SystemClock::new().session_id())
 }
 
 /// The words themselves; `-` stands for stdin.

@@ -164,6 +164,8 @@ fn status(connection: &Connection) -> Status {
             tool_workers: gauge(status.tool_workers),
             queued_inputs: gauge(status.queued_inputs),
         },
+        readers: status.readers as u64,
+        quarantined: status.quarantined as u64,
         recovering: status.recovering as u64,
         store_bytes: status.store_bytes,
         data: house.options.data.display().to_string(),

@@ -25,7 +25,7 @@ pub enum Exit {
     NoDaemon,
     /// A second signal: stopped at once. What was unfinished goes on at the next start.
     Hurried,
-    /// The store could not make events durable; what the disk holds is no longer known.
+    /// The store could not make events durable, or the root supervisor ended.
     StoreFailed,
     /// Cancelled by Ctrl-C.
     Interrupted,

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::control::server::{self, Options, Server, Serving, our_user};
 use crate::daemon::signals::Signals;
 use crate::daemon::{Exit, log, metrics};
+use crate::fault::Code;
 use crate::runtime::Impresario;
 use crate::settings::{Environment, Loaded};
 
@@ -99,13 +100,13 @@ async fn run(
             info!(grace_ms = grace.as_millis(), "stopping because a client asked");
             grace
         }
-        reason = company.failed() => return store_failed(&reason),
+        reason = company.failed() => return failed(&reason),
     };
     tell_manager(&NotifyState::Stopping);
+    // From here on a failure of the company shows in what its stop gives.
     tokio::select! {
         biased;
         exit = stop(&company, &mut serving, grace) => exit,
-        reason = company.failed() => store_failed(&reason),
         signal = signals.stop() => {
             warn!(signal, "stopped at once; what was unfinished goes on at the next start");
             Exit::Hurried
@@ -113,10 +114,10 @@ async fn run(
     }
 }
 
-fn store_failed(reason: &str) -> Exit {
+fn failed(reason: &str) -> Exit {
     error!(
         reason,
-        "the store cannot be trusted any more; the process ends, and the next start recovers"
+        "the company cannot go on; the process ends, and the next start recovers"
     );
     Exit::StoreFailed
 }
@@ -139,7 +140,19 @@ async fn rest(company: &Impresario, grace: Duration) -> Exit {
         Ok(()) => Exit::Ok,
         Err(fault) => {
             error!(error = %fault, "failed to stop in order; what was unfinished goes on at the next start");
-            Exit::Failed
+            match fault.code {
+                Code::StoreFailed => Exit::StoreFailed,
+                Code::Overloaded
+                | Code::NotFound
+                | Code::Conflict
+                | Code::InvalidState
+                | Code::Draining
+                | Code::Denied
+                | Code::Quarantined
+                | Code::InvalidParams
+                | Code::Timeout
+                | Code::Internal => Exit::Failed,
+            }
         }
     }
 }

@@ -154,6 +154,10 @@ pub struct Status {
     pub uptime_ms: u64,
     /// What is in use before each limit.
     pub limits: Limits,
+    /// Readers attached to sessions.
+    pub readers: u64,
+    /// Sessions that were seen set aside since the start.
+    pub quarantined: u64,
     /// Unfinished sessions found at the start and not yet resumed.
     pub recovering: u64,
     /// Size of the store on disk.
