@@ -102,9 +102,10 @@ impl RootHandle {
         self.call(Msg::StopSessions).await
     }
 
-    /// Ends the root itself, and whatever lives below it, at once.
+    /// Ends every session and then the root. Returns at once.
     pub fn end(&self) {
-        self.actor.stop(None);
+        // A root that is gone has ended.
+        let _gone = self.actor.cast(Msg::End);
     }
 
     /// Ends the root itself, when its readers have had their last item. Returns when it has ended.

@@ -59,6 +59,8 @@ enum Msg {
     Tick,
     /// Every session is to end; the answer comes when they have.
     StopSessions(RpcReplyPort<()>),
+    /// Every session is to end, and then the root.
+    End,
 }
 
 type Reply<T> = RpcReplyPort<Result<T, Fault>>;
@@ -86,6 +88,8 @@ struct State {
     ticks: u64,
     timer: Option<tokio::task::JoinHandle<()>>,
     stopping: Vec<RpcReplyPort<()>>,
+    /// The root itself, when it is to end with its last session.
+    ending: Option<ActorRef<Msg>>,
 }
 
 struct Root;
@@ -127,6 +131,7 @@ impl Actor for Root {
             ticks: 0,
             timer: Some(timer),
             stopping: Vec::new(),
+            ending: None,
         })
     }
 
@@ -154,6 +159,7 @@ impl Actor for Root {
             Msg::Find(id, reply) => answer(reply, state.find(id)),
             Msg::Tick => state.tick(),
             Msg::StopSessions(reply) => state.stop_sessions(reply),
+            Msg::End => state.end(myself),
         }
         Ok(())
     }
@@ -441,13 +447,23 @@ impl State {
     }
 
     fn stop_sessions(&mut self, reply: RpcReplyPort<()>) {
+        self.stopping.push(reply);
+        self.stop_all();
+    }
+
+    /// Sessions are stopped, not killed: a kill could fall between a worker's start and its link.
+    fn end(&mut self, myself: ActorRef<Msg>) {
+        self.ending = Some(myself);
+        self.stop_all();
+    }
+
+    fn stop_all(&mut self) {
         info!(sessions = self.by_actor.len(), "sessions are stopped");
         for entry in self.sessions.values() {
             if let Entry::Live(_, cell) = entry {
                 cell.stop(None);
             }
         }
-        self.stopping.push(reply);
         self.all_stopped();
     }
 
@@ -455,6 +471,9 @@ impl State {
         if self.by_actor.is_empty() {
             for reply in self.stopping.drain(..) {
                 answer(reply, ());
+            }
+            if let Some(myself) = self.ending.take() {
+                myself.stop(None);
             }
         }
     }

@@ -298,6 +298,10 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::Overloaded`], [`Code::StoreFailed`].
     pub async fn delete(&self) -> Result<(), Fault> {
+        let found = self.company.0.shared.store.summary(self.id).await;
+        if matches!(found, Ok(None)) {
+            return Err(StoreError::NotFound(self.id).into());
+        }
         self.company.0.root.delete(self.id).await
     }
 

@@ -534,13 +534,18 @@ pub(crate) fn status(events: &[Event]) -> Option<TurnStatus> {
     })
 }
 
-/// Outcome, runs and text of every tool call.
+/// Outcome, runs and text of every tool call, in the order of the calls.
 pub(crate) fn results(events: &[Event]) -> Vec<(Outcome, u32, String)> {
     let results = events.iter().filter_map(|event| match &event.fact {
-        Fact::ToolResult(result) => Some((result.outcome, result.attempts, result.content.clone())),
+        Fact::ToolResult(result) => Some(result),
         _other => None,
     });
-    results.collect()
+    let mut results: Vec<_> = results.collect();
+    results.sort_by_key(|result| result.of);
+    results
+        .into_iter()
+        .map(|result| (result.outcome, result.attempts, result.content.clone()))
+        .collect()
 }
 
 /// Codes of all errors.
