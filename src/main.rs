@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use impresario::settings::Environment;
 
 fn main() -> ExitCode {
-    // A tool's shim is this program, started again.
+    // Command tools run below this same program, started again.
     if let Some(code) = impresario::tool::shim::run_if_asked() {
         return code;
     }

@@ -2,7 +2,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
@@ -54,10 +53,10 @@ fn problems(file: &str) -> Vec<Problem> {
 }
 
 fn keys_of(section: &impl Serialize) -> Vec<String> {
-    match serde_json::to_value(section).unwrap() {
-        Value::Object(fields) => fields.into_iter().map(|(key, _)| key).collect(),
-        other => panic!("not a table: {other}"),
-    }
+    let Value::Object(fields) = serde_json::to_value(section).unwrap() else {
+        panic!("a section is a table");
+    };
+    fields.into_iter().map(|(key, _)| key).collect()
 }
 
 #[test]
@@ -121,6 +120,32 @@ fn every_key_is_in_the_built_in_file() {
                 .is_some_and(|rest| rest.starts_with(" = "))
         });
         assert!(documented, "{section} {key} is not documented");
+    }
+}
+
+#[test]
+fn every_key_in_the_built_in_file_exists_and_its_example_has_the_right_type() {
+    let is_example = |line: &str| {
+        let key = line
+            .strip_prefix("# ")
+            .and_then(|rest| rest.split_once(" = "));
+        key.is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+    };
+    let uncommented: Vec<_> = DEFAULTS
+        .lines()
+        .map(|line| match is_example(line) {
+            true => line.trim_start_matches("# "),
+            false => line,
+        })
+        .collect();
+    for problem in problems(&uncommented.join("\n")) {
+        let is_about_shape = ["no such key", "invalid", "unknown"];
+        assert!(
+            !is_about_shape
+                .iter()
+                .any(|words| problem.says.contains(words)),
+            "{problem}"
+        );
     }
 }
 

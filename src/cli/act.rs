@@ -20,8 +20,8 @@ const EXTRA: Duration = Duration::from_secs(10);
 
 /// `cancel`: the running turn.
 pub(super) async fn cancel(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
-    let act = SessionAct { session, by: None };
-    let answer: Cancelled = client.call(Method::SessionCancel, act).await?;
+    let params = OneSession { session };
+    let answer: Cancelled = client.call(Method::SessionCancel, params).await?;
     match (screen.style, answer.cancelled) {
         (Style::Json, _) => screen.value(&answer)?,
         (Style::Text, true) => screen.line("cancelled")?,

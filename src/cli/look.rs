@@ -73,6 +73,7 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
         ),
         ("cost", format!("{:.6} USD", it.cost_usd)),
         ("live", it.live.to_string()),
+        ("running", it.running.to_string()),
         ("readers", it.readers.to_string()),
         ("created", it.created_at),
         ("updated", it.updated_at),
@@ -209,8 +210,6 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         ("model calls", gauge(it.limits.model_calls)),
         ("tool workers", gauge(it.limits.tool_workers)),
         ("queued inputs", gauge(it.limits.queued_inputs)),
-        ("readers", it.readers.to_string()),
-        ("quarantined", it.quarantined.to_string()),
         ("recovering", it.recovering.to_string()),
     ];
     pairs(screen, &lines)

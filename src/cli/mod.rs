@@ -67,8 +67,20 @@ fn tell(error: &anyhow::Error, screen: &mut Screen) -> Exit {
         Some(_) | None => "failed",
     };
     // When stderr is gone the exit code still tells.
-    let _told = screen.failure(code, &format!("{error:#}"));
+    let _told = screen.failure(code, &whole(error));
     Exit::of(error)
+}
+
+/// The error and its causes; a cause that the error has quoted already is not said twice.
+pub(crate) fn whole(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
 }
 
 fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result<Exit> {

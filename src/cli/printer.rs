@@ -30,6 +30,18 @@ pub(super) struct Printer {
     inputs: Inputs,
     /// Bytes shown of each answer in flight, by its intent.
     shown: HashMap<u64, u64>,
+    /// The last event that passed.
+    last_event: Option<u64>,
+    /// Pieces of an answer whose intent has not passed yet: an answer may begin before the events
+    /// before it are on disk, and people read in order.
+    early: Vec<Piece>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    of: u64,
+    offset: u64,
+    text: String,
 }
 
 impl Printer {
@@ -37,6 +49,8 @@ impl Printer {
         Self {
             inputs,
             shown: HashMap::new(),
+            last_event: None,
+            early: Vec::new(),
         }
     }
 
@@ -50,7 +64,11 @@ impl Printer {
             return screen.value(item);
         }
         match item {
-            StreamItem::Event { event, .. } => self.event(event, screen),
+            StreamItem::Event { event, .. } => {
+                self.event(event, screen)?;
+                self.last_event = Some(event.seq);
+                self.catch_up(screen)
+            }
             StreamItem::Delta {
                 of,
                 channel,
@@ -58,7 +76,14 @@ impl Printer {
                 text,
                 ..
             } => match channel.as_str() {
-                "text" => self.delta(*of, *offset, text, screen),
+                "text" => {
+                    self.early.push(Piece {
+                        of: *of,
+                        offset: *offset,
+                        text: text.clone(),
+                    });
+                    self.catch_up(screen)
+                }
                 _ => Ok(()),
             },
             StreamItem::Reset { of, .. } => self.reset(*of, screen),
@@ -68,6 +93,19 @@ impl Printer {
                 screen.note(&format!("the stream ended: {reason}"))
             }
         }
+    }
+
+    /// Shows the pieces whose intent has passed, or may have passed before we came.
+    fn catch_up<O: Write, E: Write>(&mut self, screen: &mut Screen<O, E>) -> io::Result<()> {
+        let last = self.last_event.unwrap_or(u64::MAX);
+        let (due, early) = std::mem::take(&mut self.early)
+            .into_iter()
+            .partition::<Vec<_>, _>(|piece| piece.of <= last);
+        self.early = early;
+        for piece in due {
+            self.delta(piece.of, piece.offset, &piece.text, screen)?;
+        }
+        Ok(())
     }
 
     fn delta<O: Write, E: Write>(
@@ -90,6 +128,7 @@ impl Printer {
     }
 
     fn reset<O: Write, E: Write>(&mut self, of: u64, screen: &mut Screen<O, E>) -> io::Result<()> {
+        self.early.retain(|piece| piece.of != of);
         if self.shown.insert(of, 0).is_some_and(|bytes| bytes > 0) {
             screen.end_line()?;
             screen.note("↺ the answer was interrupted and begins again")?;
@@ -270,6 +309,20 @@ mod tests {
     fn a_reader_who_comes_back_sees_the_rest_only() {
         let (out, _) = print(&[delta(6, "wo"), response("hello world")]);
         assert_eq!(out, "world\n");
+    }
+
+    #[test]
+    fn a_piece_that_comes_before_the_events_before_it_waits_for_them() {
+        let mut printer = Printer::new(Inputs::Hidden);
+        let mut screen: TestScreen = screen(Style::Text);
+        // The intent of these pieces is event 4; the events shown have number 5, or 2.
+        printer.last_event = Some(2);
+        printer.show(&delta(0, "17*23"), &mut screen).unwrap();
+        assert_eq!(printer.early.len(), 1);
+        let next = event("a_kind_of_the_future", json!({}));
+        printer.show(&next, &mut screen).unwrap();
+        printer.show(&delta(5, " = "), &mut screen).unwrap();
+        assert_eq!(shown(screen).0, "17*23 = ");
     }
 
     #[test]

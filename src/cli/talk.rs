@@ -10,9 +10,10 @@ use crate::cli::args::NewSession;
 use crate::cli::follow::{Access, Follow};
 use crate::cli::printer::{Inputs, Printer};
 use crate::cli::screen::{Screen, Style};
+use crate::cli::whole;
 use crate::control::client::Client;
 use crate::control::wire::{
-    Cancelled, CreateSession, Event, Method, SendInput, Sent, Session, SessionAct, Start,
+    Cancelled, CreateSession, Event, Method, OneSession, SendInput, Sent, Session, Start,
     StreamItem, Subscribe, TurnFinished, TurnStarted,
 };
 use crate::daemon::Exit;
@@ -61,7 +62,7 @@ pub(super) async fn chat(
             continue;
         }
         if let Err(error) = conversation.turn(screen, line, None).await {
-            screen.failure("turn", &format!("{error:#}"))?;
+            screen.failure("turn", &whole(&error))?;
         }
     }
     screen.note(&format!(
@@ -208,11 +209,10 @@ impl Conversation {
     }
 
     async fn cancel(&mut self, screen: &mut Screen) -> Result<()> {
-        let act = SessionAct {
+        let params = OneSession {
             session: self.session.clone(),
-            by: None,
         };
-        let answer: Cancelled = self.follow.call(Method::SessionCancel, act).await?;
+        let answer: Cancelled = self.follow.call(Method::SessionCancel, params).await?;
         screen.end_line()?;
         let note = if answer.cancelled {
             "cancelling; Ctrl-C again leaves at once"

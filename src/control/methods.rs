@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::admission;
 use crate::chunk::Cursor;
 use crate::control::connection::Connection;
 use crate::control::pump::Feed;
@@ -30,9 +31,6 @@ const PAGE: u32 = 100;
 /// Sessions or events of one page at most.
 const MAX_PAGE: u32 = 1_000;
 
-/// A page of events ends when it has about so many bytes.
-const PAGE_BYTES: usize = 1 << 20;
-
 /// Result of a method, and what begins after it was told.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -51,7 +49,7 @@ pub(super) async fn call(
     let company = &connection.house.company;
     match method {
         Method::DaemonHello => with(request, |params| hello(&params)),
-        Method::DaemonStatus => told(status(connection).await),
+        Method::DaemonStatus => told(Ok(status(connection))),
         Method::DaemonShutdown => with(request, |params| shutdown(connection, params)),
         Method::DaemonDrain => {
             company.drain();
@@ -150,10 +148,10 @@ fn hello(params: &Hello) -> Result<HelloAnswer, Fault> {
     })
 }
 
-async fn status(connection: &Connection) -> Result<Status, Fault> {
+fn status(connection: &Connection) -> Status {
     let house = &connection.house;
     let status = house.company.status();
-    Ok(Status {
+    Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         ready: status.ready,
@@ -166,16 +164,14 @@ async fn status(connection: &Connection) -> Result<Status, Fault> {
             tool_workers: gauge(status.tool_workers),
             queued_inputs: gauge(status.queued_inputs),
         },
-        readers: status.readers as u64,
-        quarantined: status.quarantined as u64,
         recovering: status.recovering as u64,
         store_bytes: status.store_bytes,
         data: house.options.data.display().to_string(),
         metrics: house.options.metrics.clone(),
-    })
+    }
 }
 
-const fn gauge(gauge: runtime::Gauge) -> Gauge {
+const fn gauge(gauge: admission::Gauge) -> Gauge {
     Gauge {
         used: gauge.used as u64,
         limit: gauge.limit as u64,
@@ -313,29 +309,20 @@ async fn list(company: &Impresario, params: ListSessions) -> Result<SessionList,
 
 async fn events(company: &Impresario, params: EventsOf) -> Result<EventPage, Fault> {
     let id = session_id(&params.session)?;
-    let limit = page(params.limit);
-    let stored = company
-        .open(id)
-        .events(Seq::new(params.after), limit)
+    let session = company.open(id);
+    let head = session.info().await?.summary.head;
+    let stored = session
+        .events(Seq::new(params.after), page(params.limit))
         .await?;
-    let found = stored.len();
-    let mut bytes = 0;
-    let events: Vec<_> = stored
-        .iter()
-        .map(|stored| Event::of(id, stored.event()))
-        .take_while(|event| {
-            let is_first = bytes == 0;
-            bytes += 256 + event.data.to_string().len();
-            is_first || bytes <= PAGE_BYTES
-        })
-        .collect();
+    let events = stored.iter().map(|stored| Event::of(id, stored.event()));
     Ok(EventPage {
-        more: found >= limit || events.len() < found,
-        events,
+        // The store ends a page early when it has become large.
+        more: stored.last().is_some_and(|last| last.event().seq < head),
+        events: events.collect(),
     })
 }
 
-async fn cancel(company: &Impresario, params: SessionAct) -> Result<Cancelled, Fault> {
+async fn cancel(company: &Impresario, params: OneSession) -> Result<Cancelled, Fault> {
     let session = company.open(session_id(&params.session)?);
     let cancelled = session.cancel().await?;
     Ok(Cancelled { cancelled })
@@ -379,6 +366,7 @@ fn session_of(info: runtime::SessionInfo) -> Session {
             None => summary.status.name().to_owned(),
         },
         live: info.live,
+        running: info.running,
         readers: info.readers as u64,
         head: summary.head.get(),
         turns: summary.turns,

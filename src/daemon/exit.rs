@@ -73,21 +73,20 @@ impl Exit {
         if let Some(ClientError::NoDaemon(_)) = error.downcast_ref() {
             return Self::NoDaemon;
         }
-        match error.downcast_ref() {
-            Some(
-                StartError::Model(_)
-                | StartError::Tool(_)
-                | StartError::Key { .. }
-                | StartError::Unknown { .. },
-            ) => Self::Settings,
-            Some(StartError::Store(OpenError::AlreadyOpen { .. })) => Self::AlreadyRunning,
-            Some(
-                StartError::Store(_)
-                | StartError::Read(_)
-                | StartError::Root(_)
-                | StartError::Interrupted(_),
-            )
-            | None => Self::Failed,
+        error.downcast_ref().map_or(Self::Failed, Self::of_start)
+    }
+
+    const fn of_start(error: &StartError) -> Self {
+        match error {
+            StartError::Store(OpenError::AlreadyOpen { .. }) => Self::AlreadyRunning,
+            StartError::Model(_)
+            | StartError::Tool(_)
+            | StartError::Key { .. }
+            | StartError::Unknown { .. } => Self::Settings,
+            StartError::Store(_)
+            | StartError::Read(_)
+            | StartError::Root(_)
+            | StartError::Interrupted(_) => Self::Failed,
         }
     }
 }

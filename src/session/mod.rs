@@ -15,6 +15,7 @@ mod effects;
 mod handle;
 mod live;
 mod load;
+mod outcomes;
 pub mod shared;
 mod worker;
 

@@ -33,7 +33,7 @@ pub enum Method {
     SessionList,
     /// [`EventsOf`] → [`EventPage`].
     SessionEvents,
-    /// [`SessionAct`] → [`Cancelled`].
+    /// [`OneSession`] → [`Cancelled`].
     SessionCancel,
     /// [`SessionAct`] → [`Done`].
     SessionClose,
@@ -154,10 +154,6 @@ pub struct Status {
     pub uptime_ms: u64,
     /// What is in use before each limit.
     pub limits: Limits,
-    /// Readers attached to sessions.
-    pub readers: u64,
-    /// Sessions set aside.
-    pub quarantined: u64,
     /// Unfinished sessions found at the start and not yet resumed.
     pub recovering: u64,
     /// Size of the store on disk.
@@ -334,6 +330,8 @@ pub struct Session {
     pub status: String,
     /// In memory.
     pub live: bool,
+    /// A turn runs.
+    pub running: bool,
     /// Readers attached.
     pub readers: u64,
     /// The number of its last event.
@@ -386,7 +384,7 @@ pub struct EventsOf {
     /// Only events after this number.
     #[serde(default)]
     pub after: u64,
-    /// At most so many; 100 when left out, never more than 1000.
+    /// At most so many; 100 when left out, never more than 1000. A page of large events has fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
@@ -396,7 +394,7 @@ pub struct EventsOf {
 pub struct EventPage {
     /// Oldest first.
     pub events: Vec<Event>,
-    /// There are (or may be) more: ask again, `after` the last of these.
+    /// There are more: ask again, `after` the last of these.
     pub more: bool,
 }
 

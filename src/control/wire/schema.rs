@@ -62,7 +62,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionGet => pair!(generator, OneSession, Session),
         Method::SessionList => pair!(generator, ListSessions, SessionList),
         Method::SessionEvents => pair!(generator, EventsOf, EventPage),
-        Method::SessionCancel => pair!(generator, SessionAct, Cancelled),
+        Method::SessionCancel => pair!(generator, OneSession, Cancelled),
         Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
         Method::SessionDelete => pair!(generator, OneSession, Done),
         Method::ToolList => pair!(generator, Done, ToolList),
