@@ -3,7 +3,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
@@ -46,7 +45,9 @@ impl Page {
                 text.push_str(&delta.text);
             }
             Item::Reset { of } => self.texts.retain(|(shown, _), _| shown != of),
-            Item::Gap { of } => drop(self.gaps.insert(*of)),
+            Item::Gap { of } => {
+                self.gaps.insert(*of);
+            }
             Item::End(_) => {}
         }
         if let Some(event) = event(chunk) {
