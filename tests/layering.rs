@@ -93,16 +93,12 @@ fn no_module_imports_from_its_own_floor_or_above() {
             continue;
         };
         for target in imported(&text).map(|import| import[0]) {
-            match height.get(target) {
-                Some(&other) if other < own || target == module => {}
-                Some(_) => {
-                    drop(wrong.insert(format!("{} may not import {target}", path.display())))
-                }
-                None => drop(wrong.insert(format!(
-                    "{} imports {target}, which is not in FLOORS",
-                    path.display()
-                ))),
-            }
+            let fault = match height.get(target) {
+                Some(&other) if other < own || target == module => continue,
+                Some(_) => "may not import",
+                None => "imports something that is not in FLOORS:",
+            };
+            wrong.insert(format!("{} {fault} {target}", path.display()));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -207,7 +207,7 @@ impl Builder {
         self
     }
 
-    /// Adds a model under this name. Wrap it in [`crate::model::Watched`] for watchdogs.
+    /// Adds a model under this name. Wrap it in [`crate::model::watch::Watched`] for watchdogs.
     #[must_use]
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
         let name = name.into();
