@@ -424,15 +424,18 @@ impl Crowd {
 
     /// Every turn comes to its end by itself, and every reader holds what the log holds.
     async fn finish(&self, stage: &Stage, client: &Client) -> Sums {
-        let mut sums = Sums::default();
+        let mut reading = Vec::new();
         for (session, reader) in self.sessions.iter().zip(&self.readers) {
-            let inputs = log_of(client, session)
-                .await
-                .iter()
-                .filter(|event| event.kind == "user_input")
-                .count();
-            let reading = reader.clone().read(client.clone(), session.clone(), inputs);
-            if tokio::time::timeout(PATIENCE, reading).await.is_err() {
+            let log = log_of(client, session).await;
+            let inputs = log.iter().filter(|event| event.kind == "user_input");
+            let read = reader
+                .clone()
+                .read(client.clone(), session.clone(), inputs.count());
+            reading.push(tokio::spawn(tokio::time::timeout(PATIENCE, read)));
+        }
+        let mut sums = Sums::default();
+        for ((session, reader), read) in self.sessions.iter().zip(&self.readers).zip(reading) {
+            if read.await.unwrap().is_err() {
                 let log = log_of(client, session).await;
                 let end: Vec<_> = log.iter().rev().take(5).collect();
                 panic!("{session} does not finish: {end:#?}\n{}", stage.log());
