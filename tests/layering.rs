@@ -116,6 +116,24 @@ fn no_file_is_longer_than_one_can_hold_in_mind() {
 }
 
 #[test]
+fn every_metric_is_recorded_somewhere() {
+    let all = files();
+    let is_metric = |path: &Path| path.ends_with("metric.rs");
+    let (metrics, others): (Vec<_>, Vec<_>) = all.iter().partition(|(path, _)| is_metric(path));
+    let recorders = metrics
+        .iter()
+        .flat_map(|(_, text)| text.split("\npub fn ").skip(1))
+        .map(|rest| rest.split('(').next().unwrap());
+    let never: Vec<_> = recorders
+        .filter(|name| {
+            let call = format!("metric::{name}(");
+            !others.iter().any(|(_, text)| text.contains(&call))
+        })
+        .collect();
+    assert!(never.is_empty(), "never recorded: {never:?}");
+}
+
+#[test]
 fn every_file_says_what_it_is_for() {
     let silent: Vec<_> = files()
         .into_iter()
