@@ -139,6 +139,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             reason: "timed out".into(),
             allowed_again: dice.pick % 2 == 0,
             duration_ms: 1,
+            sandbox: None,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -146,6 +147,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             content: "result".into(),
             attempts: open.attempt,
             duration_ms: 1,
+            sandbox: None,
         }),
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
@@ -20,6 +21,13 @@ pub(crate) struct Process {
     pid: i32,
     start: u64,
     name: String,
+}
+
+impl Process {
+    /// The name of its program, cut to 15 bytes.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// All processes below this one, children before grandchildren; without those that have ended
@@ -37,6 +45,49 @@ pub(crate) fn below(root: Pid) -> Vec<Process> {
         next += 1;
     }
     found
+}
+
+/// How many processes are below this one, zombies too; counts no further than `most`. Cheaper than
+/// [`below`]: it looks at no stranger, where the kernel tells a process's children.
+pub(crate) fn count(root: Pid, most: usize) -> usize {
+    let Some(mut found) = children(root.as_raw_pid()) else {
+        return below(root).len();
+    };
+    let mut next = 0;
+    while let Some(pid) = found.get(next).filter(|_| found.len() <= most) {
+        let more = children(*pid).unwrap_or_default();
+        found.extend(more);
+        next += 1;
+    }
+    found.len()
+}
+
+/// The children of a process; of all its threads.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        let text = fs::read_to_string(thread.path().join("children")).ok()?;
+        found.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
+    Some(found)
+}
+
+/// How many processes and threads this process's user has.
+pub(crate) fn tasks_of_user() -> usize {
+    let me = rustix::process::getuid().as_raw();
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    folder
+        .flatten()
+        .filter(|entry| entry.metadata().is_ok_and(|it| it.uid() == me))
+        .filter_map(|entry| fs::read(entry.path().join("stat")).ok())
+        .filter_map(|text| Some(parse(&String::from_utf8_lossy(&text))?.threads))
+        .sum()
 }
 
 /// Sends a signal; a process that is gone needs none.
@@ -107,6 +158,7 @@ struct Stat {
     name: String,
     state: char,
     parent: i32,
+    threads: usize,
     start: u64,
 }
 
@@ -119,7 +171,8 @@ fn parse(line: &str) -> Option<Stat> {
         name: name.to_owned(),
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
-        start: fields.nth(17)?.parse().ok()?,
+        threads: fields.nth(15)?.parse().ok()?,
+        start: fields.nth(1)?.parse().ok()?,
     })
 }
 
@@ -138,6 +191,7 @@ mod tests {
             name: "a) b (c".to_owned(),
             state: 'S',
             parent: 7,
+            threads: 1,
             start: 777,
         };
         assert_eq!(parse(line), Some(stat));
