@@ -202,7 +202,9 @@ async fn at_landlock_a_tool_reaches_its_own_and_what_is_listed_and_nothing_else(
     if !has(&stage, SandboxLevel::Landlock).await {
         return;
     }
-    let (outcomes, level) = stage.outcomes(&stage.settings(SandboxLevel::Landlock)).await;
+    let (outcomes, level) = stage
+        .outcomes(&stage.settings(SandboxLevel::Landlock))
+        .await;
     assert_eq!(level, Sandbox::Landlock);
     assert_eq!(done(&outcomes), ALWAYS);
     assert!(!stage.path("outside/new").exists());

@@ -9,7 +9,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 
 /// At most so many times are processes frozen before they are killed.
 const FREEZES: usize = 20;
@@ -21,6 +23,7 @@ pub(crate) struct Process {
     pid: i32,
     start: u64,
     name: String,
+    group: i32,
 }
 
 impl Process {
@@ -107,9 +110,11 @@ pub(crate) fn signal(process: &Process, signal: Signal) {
     }
 }
 
-/// Ends everything below this process at once: all are frozen first, so that none can start
-/// another one meanwhile.
+/// Ends everything below this process at once. First whole groups: the kernel ends all of a group
+/// in one step, and none of it starts another process meanwhile. What is left is frozen before it
+/// is killed.
 pub(crate) fn kill_below(root: Pid) {
+    kill_groups_below(root);
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZES {
         let fresh: Vec<_> = below(root)
@@ -126,6 +131,21 @@ pub(crate) fn kill_below(root: Pid) {
     frozen
         .iter()
         .for_each(|process| signal(process, Signal::KILL));
+}
+
+/// Ends the groups below this process, but not the one that it is in itself.
+fn kill_groups_below(root: Pid) {
+    let own = read(root.as_raw_pid()).map(|(root, _)| root.group);
+    let groups: BTreeSet<i32> = below(root).iter().map(|process| process.group).collect();
+    for group in groups {
+        if Some(group) == own {
+            continue;
+        }
+        // A group has members below this process alone: only a session's own can enter it.
+        if let Some(leader) = Pid::from_raw(group).filter(|_| group > 1) {
+            let _gone = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 /// Every process that runs, with its parent.
@@ -148,6 +168,7 @@ fn read(pid: i32) -> Option<(Process, i32)> {
         pid,
         start: stat.start,
         name: stat.name,
+        group: stat.group,
     };
     (!is_over).then_some((process, stat.parent))
 }
@@ -158,6 +179,7 @@ struct Stat {
     name: String,
     state: char,
     parent: i32,
+    group: i32,
     threads: usize,
     start: u64,
 }
@@ -171,7 +193,8 @@ fn parse(line: &str) -> Option<Stat> {
         name: name.to_owned(),
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
-        threads: fields.nth(15)?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        threads: fields.nth(14)?.parse().ok()?,
         start: fields.nth(1)?.parse().ok()?,
     })
 }
@@ -191,6 +214,7 @@ mod tests {
             name: "a) b (c".to_owned(),
             state: 'S',
             parent: 7,
+            group: 42,
             threads: 1,
             start: 777,
         };

@@ -10,7 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal,
+    setpriority_process, setrlimit,
 };
 use rustix::thread::set_no_new_privs;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub(super) struct Order {
     pub parent: i32,
     /// The supervisor's pipe, as a descriptor's number.
     pub pipe: i32,
+    /// The program's share of the processor, which is not the supervisor's.
+    pub nice: i32,
     /// What the program may use.
     pub limits: Limits,
     /// So many processes may run at once.
@@ -108,6 +111,7 @@ fn prepare(order: &Order) -> io::Result<()> {
     if getppid() != Pid::from_raw(order.parent) {
         return Err(rustix::io::Errno::SRCH.into());
     }
+    setpriority_process(None, order.nice)?;
     set_no_new_privs(true)?;
     close_fds::CloseFdsBuilder::new().cloexecfrom(3);
     limit(Resource::Core, Some(0))

@@ -14,8 +14,9 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, set_child_subreaper,
-    set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getpriority_process,
+    set_child_subreaper, set_parent_process_death_signal, setpriority_process, setrlimit, setsid,
+    umask, wait,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -32,10 +33,12 @@ use crate::tool::shim::exec::{Failure, Order};
 /// How soon processes are looked for again; doubles up to [`LOOK_CAP`].
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_CAP: Duration = Duration::from_millis(320);
+/// Before all others.
+const FIRST: i32 = -20;
 /// How soon the processes of a call are counted again; doubles up to [`COUNT_CAP`] while there are
 /// fewer than [`MANY`].
-const COUNT_FIRST: Duration = Duration::from_millis(25);
-const COUNT_CAP: Duration = Duration::from_millis(200);
+const COUNT_FIRST: Duration = Duration::from_millis(10);
+const COUNT_CAP: Duration = Duration::from_millis(50);
 const MANY: usize = 16;
 /// After so long even processes that cannot be killed are left.
 const KILL_FOR: Duration = Duration::from_secs(10);
@@ -116,7 +119,11 @@ struct Program {
 fn start(plan: &Plan) -> io::Result<Program> {
     // Inherited, unlike all others; the starter closes it.
     let (reader, writer) = rustix::pipe::pipe()?;
+    let nice = getpriority_process(None)?;
+    // Among more processes than it can end, it would never have its turn. Only root may.
+    let _not_root = setpriority_process(None, FIRST);
     let order = Order {
+        nice,
         parent: getpid().as_raw_pid(),
         pipe: writer.as_raw_fd(),
         limits: plan.limits,
