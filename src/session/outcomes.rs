@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd, ToolEndKind};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, ToolResult};
+use crate::event::{LlmResponse, Outcome, Sandbox, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -24,6 +24,13 @@ const OUTPUT_KEPT: usize = 1 << 20;
 /// A model's answer may have so many bytes, its words, thoughts and calls together: what fits into
 /// one event, less what stands around it.
 const ANSWER_KEPT: usize = MAX_EVENT_BYTES - (64 << 10);
+
+/// A run of a tool that has ended.
+struct Ended {
+    running: Running,
+    /// How it was confined, where it was a program's.
+    sandbox: Option<Sandbox>,
+}
 
 impl State {
     pub(super) fn piece(&mut self, of: Seq, piece: &Piece, credit: OwnedSemaphorePermit) {
@@ -160,18 +167,22 @@ impl State {
         let Some(running) = self.running.remove(&end.of) else {
             return;
         };
+        let ended = Ended {
+            running,
+            sandbox: end.sandbox,
+        };
         match end.how {
             ToolEndKind::Done(outcome, content) => {
-                self.tool_done(end.of, outcome, content, &running);
+                self.tool_done(end.of, outcome, content, &ended);
             }
             ToolEndKind::Died(outcome, reason) => {
-                self.tool_died(end.of, outcome, reason, &running);
+                self.tool_died(end.of, outcome, reason, &ended);
             }
         }
     }
 
-    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, running: &Running) {
-        let took = self.since(running);
+    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
+        let took = self.since(&ended.running);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
         }
@@ -179,12 +190,14 @@ impl State {
             of,
             outcome,
             content,
-            attempts: running.attempt,
+            attempts: ended.running.attempt,
             duration_ms: millis(took),
+            sandbox: ended.sandbox,
         }));
     }
 
-    fn tool_died(&mut self, of: Seq, outcome: Outcome, reason: String, running: &Running) {
+    fn tool_died(&mut self, of: Seq, outcome: Outcome, reason: String, ended: &Ended) {
+        let running = &ended.running;
         let Some(open) = self.turn.open_call(of) else {
             return;
         };
@@ -212,6 +225,7 @@ impl State {
             reason,
             allowed_again,
             duration_ms: millis(took),
+            sandbox: ended.sandbox,
         }));
     }
 
@@ -237,7 +251,11 @@ impl State {
             }
             What::Tool => {
                 let reason = format!("the tool crashed: {cause}");
-                self.tool_died(of, Outcome::Error, reason, &running);
+                let ended = Ended {
+                    running,
+                    sandbox: None,
+                };
+                self.tool_died(of, Outcome::Error, reason, &ended);
             }
         }
     }

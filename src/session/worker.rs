@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
 use super::shared::Shared;
-use crate::event::Outcome;
+use crate::event::{Outcome, Sandbox};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
@@ -156,6 +156,8 @@ pub(super) struct ToolEnd {
     pub(super) of: Seq,
     pub(super) attempt: u32,
     pub(super) how: ToolEndKind,
+    /// How the run was confined, where it was a program's.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 /// Whether a run gave an outcome.
@@ -176,16 +178,20 @@ impl ToolWork {
             return;
         };
         let _place = self.shared.lanes.tool_workers.enter().await;
-        let how = self.call().await;
+        let (sender, output) = mpsc::channel(OUTPUT_WAITING);
+        let sink = OutputSink::new(sender);
+        let confined = sink.listen();
+        let how = self.call(sink, output).await;
         // A session that is gone will find the call open when it recovers.
         let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
             of: self.open.of,
             attempt: self.open.attempt,
             how,
+            sandbox: confined.sandbox(),
         }));
     }
 
-    async fn call(&self) -> ToolEndKind {
+    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> ToolEndKind {
         let name = &self.open.tool;
         let arguments = match self.tools.arguments(name, &self.open.arguments) {
             Ok(arguments) => arguments,
@@ -194,12 +200,11 @@ impl ToolWork {
         let Some(tool) = self.tools.get(name) else {
             return ToolEndKind::Done(Outcome::Error, format!("there is no tool named {name:?}"));
         };
-        let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let run = tool.call(Invocation {
             arguments,
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
-            output: OutputSink::new(sender),
+            output: sink,
         });
         let timeout = tool.spec().timeout;
         // The run's last words are shown before its end is told; one that left its sink with

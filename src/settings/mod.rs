@@ -7,6 +7,7 @@ mod environment;
 mod load;
 mod paths;
 mod problems;
+mod sandbox;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
 pub use paths::NoHome;
 pub use problems::Problem;
+pub use sandbox::SandboxLevel;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -240,6 +242,10 @@ pub struct PriceSettings {
 
 /// `[tools.NAME]`: one tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings are plain data, each a key of its own"
+)]
 #[serde(deny_unknown_fields, default)]
 pub struct ToolSettings {
     /// What kind of tool.
@@ -282,6 +288,18 @@ pub struct ToolSettings {
     pub max_open_files: Option<u64>,
     /// `command`: the longest file that it may write, MiB.
     pub max_file_mb: Option<u64>,
+    /// `command`: processes of one call at once; with more it is ended.
+    pub max_processes: usize,
+    /// `command`: how it is confined.
+    pub sandbox: SandboxLevel,
+    /// `command`: a call is an error when the machine cannot confine it so.
+    pub sandbox_require: bool,
+    /// `command`, confined: what it may read besides the system's programs and its own folders.
+    pub read: Vec<PathBuf>,
+    /// `command`, confined: what it may read and write besides its own folders.
+    pub write: Vec<PathBuf>,
+    /// `command`, confined: it may use the network.
+    pub network: bool,
 }
 
 /// What kind of tool.
@@ -439,6 +457,12 @@ impl Default for ToolSettings {
             max_cpu_s: None,
             max_open_files: None,
             max_file_mb: None,
+            max_processes: 256,
+            sandbox: SandboxLevel::Basic,
+            sandbox_require: false,
+            read: Vec::new(),
+            write: Vec::new(),
+            network: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::settings::{
     AgentSettings, ModelSettings, PriceSettings, Provider, Settings, ToolKind, ToolSettings,
-    nearest,
+    nearest, sandbox,
 };
 
 /// Built-in tools, by name.
@@ -216,6 +216,9 @@ impl ToolSettings {
                 if self.description.is_empty() {
                     let says = "the model needs a sentence that says what the tool does";
                     faults.say("description", says.to_owned());
+                }
+                for (key, says) in sandbox::faults(self) {
+                    faults.say(key, says);
                 }
             }
         }

@@ -144,6 +144,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             reason: "timed out".into(),
             allowed_again: dice.pick.is_multiple_of(2),
             duration_ms: 1,
+            sandbox: None,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -151,6 +152,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             content: "result".into(),
             attempts: open.attempt,
             duration_ms: 1,
+            sandbox: None,
         }),
     }
 }
