@@ -84,6 +84,7 @@ impl State {
         first_piece: Option<Duration>,
         took: Duration,
     ) {
+        self.live.finish(of);
         let (content, reasoning) = self.live.answer(of);
         let cost_usd = self
             .agent
@@ -171,6 +172,7 @@ impl State {
     }
 
     fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, running: &Running) {
+        self.live.finish(of);
         let took = self.since(running);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
