@@ -143,6 +143,7 @@ fn a_known_value_is_taken_out_in_every_form_in_which_it_travels() {
     let forms = [
         VALUE,
         &json,
+        &serde_json::to_string(&json).unwrap(),
         "Y29ycmVjdCBob3JzZSJiYXR0ZXJ5L3N0YXBsZSs5Pw==",
         "OmNvcnJlY3QgaG9yc2UiYmF0dGVyeS9zdGFwbGUrOT8=",
         "YTpjb3JyZWN0IGhvcnNlImJhdHRlcnkvc3RhcGxlKzk_",
@@ -155,7 +156,7 @@ fn a_known_value_is_taken_out_in_every_form_in_which_it_travels() {
         assert!(redacted.contains("[redacted:secret]"), "{form}: {redacted}");
         let rest = redacted.replace("[redacted:secret]", "");
         assert!(
-            rest.len() <= "before  after".len() + 6,
+            rest.len() <= "before  after".len() + 8,
             "{form}: {redacted}"
         );
     }
@@ -186,6 +187,19 @@ fn a_value_of_many_kilobytes_is_known_by_its_parts() {
     let redactor = Redactor::new([long.as_str()], &[]).unwrap();
     let redacted = redactor.redact(&long);
     assert_eq!(redacted.replace("[redacted:secret]", ""), "", "{redacted}");
+}
+
+#[test]
+fn the_lines_of_a_value_are_known_one_by_one() {
+    let redactor = Redactor::new([PEM], &[]).unwrap();
+    assert_eq!(
+        redactor.redact("> QWERTYUIOPasdfghjkl1234567890"),
+        "> [redacted:secret]"
+    );
+    assert_eq!(
+        redactor.redact("-----END RSA PRIVATE KEY-----"),
+        "-----END RSA PRIVATE KEY-----"
+    );
 }
 
 #[test]
@@ -226,7 +240,7 @@ fn debug_output_shows_no_value() {
 }
 
 #[test]
-fn ordinary_words_come_out_at_once_or_a_letter_late() {
+fn ordinary_words_come_out_a_letter_or_two_late() {
     let redactor = Redactor::new([VALUE, "hunter2-hunter2"], &[]).unwrap();
     let mut stream = redactor.stream();
     let text =
@@ -239,9 +253,8 @@ fn ordinary_words_come_out_at_once_or_a_letter_late() {
     }
     // "basic answer" is the longest that could go on as a key.
     assert!(late.iter().max() <= Some(&12), "{late:?}");
-    let letters = late.len();
-    let at_once = late.iter().filter(|late| **late <= 1).count();
-    assert!(at_once * 5 > letters * 4, "{at_once} of {letters}");
+    let all: usize = late.iter().sum();
+    assert!(all < 2 * late.len(), "{late:?}");
     assert_eq!(shown + &stream.finish(), text);
 }
 
@@ -311,7 +324,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn text_in_pieces_gives_what_the_whole_gives(text in text(), cuts in prop::collection::vec(1usize..9, 1..40)) {

@@ -29,7 +29,9 @@ impl Values {
     pub(super) fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut forms = BTreeSet::new();
         for value in values {
-            for part in parts(value.trim()) {
+            // A log shows lines one by one; the fences of a PEM block are no secret.
+            let lines = value.lines().map(str::trim).filter(|line| is_own(line));
+            for part in parts(value.trim()).into_iter().chain(lines.flat_map(parts)) {
                 add_forms(part, &mut forms);
             }
         }
@@ -79,6 +81,11 @@ impl Find for Values {
     }
 }
 
+/// Whether a line of a value is secret by itself.
+fn is_own(line: &str) -> bool {
+    line.len() >= 2 * MIN_VALUE && !line.starts_with("-----")
+}
+
 /// A value in parts that are not too long.
 fn parts(value: &str) -> Vec<&str> {
     let mut parts = Vec::new();
@@ -101,9 +108,11 @@ fn parts(value: &str) -> Vec<&str> {
 
 fn add_forms(value: &str, forms: &mut BTreeSet<Vec<u8>>) {
     forms.insert(value.as_bytes().to_vec());
-    if let Ok(json) = serde_json::to_string(value) {
-        let inner = json.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
-        forms.insert(inner.unwrap_or(&json).as_bytes().to_vec());
+    // JSON in JSON, and that in a log.
+    let mut inner = value.to_owned();
+    for _ in 0..ESCAPED {
+        inner = escaped(&inner);
+        forms.insert(inner.as_bytes().to_vec());
     }
     // What stands before a value in the same text shifts its digits.
     for shift in 0..3 {
@@ -115,6 +124,16 @@ fn add_forms(value: &str, forms: &mut BTreeSet<Vec<u8>>) {
         forms.insert(lower_hex(&encoded).into_bytes());
         forms.insert(encoded.into_bytes());
     }
+}
+
+/// A value is known after so many escapes.
+const ESCAPED: usize = 3;
+
+/// As it stands between the quotes of JSON.
+fn escaped(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    let inner = json.strip_prefix('"').and_then(|it| it.strip_suffix('"'));
+    inner.map(str::to_owned).unwrap_or(json)
 }
 
 const STANDARD: [u8; 2] = *b"+/";
