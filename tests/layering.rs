@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["id"],
     &["event"],
+    &["redact"],
     &["clock", "metric", "settings", "fault", "stop"],
     &["turn", "context", "restart", "admission"],
     &["store", "tool", "model"],

@@ -82,6 +82,7 @@ impl Exit {
             StartError::Model(_)
             | StartError::Tool(_)
             | StartError::Key { .. }
+            | StartError::Pattern(_)
             | StartError::Unknown { .. } => Self::Settings,
             StartError::Store(_)
             | StartError::Read(_)

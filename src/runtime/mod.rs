@@ -6,6 +6,7 @@
 
 mod builder;
 mod info;
+mod secrets;
 mod session;
 mod turn;
 
@@ -32,6 +33,7 @@ pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
+pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
 
@@ -101,7 +103,8 @@ impl Impresario {
         Ok(infos)
     }
 
-    /// Runs a tool once, outside any session. Arguments are JSON text.
+    /// Runs a tool once, outside any session. Arguments are JSON text; secrets are taken out of the
+    /// result.
     /// Cancellation: dropping the future ends the tool.
     ///
     /// # Errors
@@ -130,7 +133,11 @@ impl Impresario {
         });
         let run = std::panic::AssertUnwindSafe(run).catch_unwind();
         match tokio::time::timeout(tool.spec().timeout, run).await {
-            Ok(Ok(result)) => result.map_err(|error| Fault::new(Code::Internal, error.to_string())),
+            Ok(Ok(Ok(text))) => Ok(self.0.shared.redactor.text(&text)),
+            Ok(Ok(Err(error))) => {
+                let says = self.0.shared.redactor.text(&error.to_string());
+                Err(Fault::new(Code::Internal, says))
+            }
             Ok(Err(_panic)) => Err(Fault::new(
                 Code::Internal,
                 format!("the tool '{name}' crashed; the log says where"),

@@ -91,6 +91,7 @@ impl State {
         first_piece: Option<Duration>,
         took: Duration,
     ) {
+        self.live.finish(of);
         let (content, reasoning) = self.live.answer(of);
         let cost_usd = self
             .agent
@@ -182,6 +183,7 @@ impl State {
     }
 
     fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
+        self.live.finish(of);
         let took = self.since(&ended.running);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);

@@ -41,6 +41,8 @@ pub struct Settings {
     pub metrics: MetricSettings,
     /// What the log shows.
     pub log: LogSettings,
+    /// What is kept out of events, streams and logs.
+    pub redaction: RedactionSettings,
     /// How the daemon stops.
     pub stop: StopSettings,
     /// Models by name.
@@ -167,6 +169,18 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+/// `[redaction]`: what is kept out of events, streams and logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedactionSettings {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Environment variables whose values are secret, besides those that models and tools get.
+    pub values_env: Vec<String>,
+    /// Regular expressions of further secrets, matched within words.
+    pub patterns: Vec<String>,
 }
 
 /// `[stop]`: how the daemon stops.
@@ -404,6 +418,16 @@ impl Default for LogSettings {
         Self {
             filter: "info".to_owned(),
             format: LogFormat::Text,
+        }
+    }
+}
+
+impl Default for RedactionSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            values_env: Vec::new(),
+            patterns: Vec::new(),
         }
     }
 }
