@@ -301,12 +301,14 @@ const EFFECTS: [EffectClass; 3] = [
     EffectClass::Idempotent,
     EffectClass::AtMostOnce,
 ];
-const OUTCOMES: [Outcome; 5] = [
+const OUTCOMES: [Outcome; 7] = [
     Outcome::Ok,
     Outcome::Error,
     Outcome::Timeout,
     Outcome::Cancelled,
     Outcome::Unknown,
+    Outcome::Fallback,
+    Outcome::Cached,
 ];
 const FAILURES: [FailureClass; 4] = [
     FailureClass::Model,
@@ -420,6 +422,20 @@ mod tests {
         facts
     }
 
+    /// Words that were added to kinds that were there.
+    fn later_facts() -> Vec<Fact> {
+        let result = |outcome| {
+            Fact::ToolResult(ToolResult {
+                of: Seq::new(6),
+                outcome,
+                content: "2".to_owned(),
+                attempts: 1,
+                duration_ms: 3,
+            })
+        };
+        vec![result(Outcome::Fallback), result(Outcome::Cached)]
+    }
+
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
         vec![
             Fact::SessionCreated(SessionCreated {
@@ -506,6 +522,22 @@ mod tests {
             };
             records.push((event.fact.name().to_owned(), key, value));
         }
+        for (fact, number) in later_facts().into_iter().zip(100..) {
+            let Fact::ToolResult(result) = &fact else {
+                panic!("a new outcome is one of a tool")
+            };
+            let name = format!("tool_result_{}", result.outcome.name());
+            let event = Event {
+                seq: Seq::new(number),
+                at: Timestamp(1_700_000_000_000 + number),
+                fact,
+            };
+            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
+            else {
+                panic!("an event is put")
+            };
+            records.push((name, key, value));
+        }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
         records.push(("record_summary".to_owned(), key, value));
@@ -570,6 +602,14 @@ mod tests {
                 fact,
             };
             assert_eq!(event, expected);
+        }
+        for (fact, number) in later_facts().into_iter().zip(100..) {
+            let Fact::ToolResult(result) = &fact else {
+                panic!("a new outcome is one of a tool")
+            };
+            let (_, value) = witness(&format!("tool_result_{}", result.outcome.name()));
+            let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
+            assert_eq!(event.fact, fact);
         }
     }
 
