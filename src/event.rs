@@ -185,6 +185,8 @@ pub struct ToolResult {
     pub attempts: u32,
     /// From the first start to the end, milliseconds.
     pub duration_ms: u64,
+    /// How the last run was confined, where it was a program's and one has begun.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// A failure with a stable code.
@@ -226,6 +228,20 @@ pub enum EffectClass {
     /// Never run it again: the outcome is unknown and the model is told so.
     #[default]
     AtMostOnce,
+}
+
+/// How a program was confined. Each level has what the former has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// Supervised, and nothing more.
+    None,
+    /// With limits.
+    Basic,
+    /// Files, network and system calls are restricted by the kernel (Landlock and seccomp).
+    Landlock,
+    /// In namespaces of its own (bubblewrap), with system calls restricted.
+    Bwrap,
 }
 
 /// How a tool call ended.
@@ -346,6 +362,19 @@ impl EffectClass {
         match self {
             Self::Pure | Self::Idempotent => true,
             Self::AtMostOnce => false,
+        }
+    }
+}
+
+impl Sandbox {
+    /// The name used in settings, on disk and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Basic => "basic",
+            Self::Landlock => "landlock",
+            Self::Bwrap => "bwrap",
         }
     }
 }

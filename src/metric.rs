@@ -31,7 +31,7 @@ const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
 const READERS: &str = "impresario_readers";
 const READERS_BEHIND: &str = "impresario_readers_behind_total";
-const COMMIT_EVENTS: &str = "impresario_commit_batch_events";
+const COMMIT_WRITES: &str = "impresario_commit_batch_writes";
 const COMMIT_SECONDS: &str = "impresario_commit_sync_seconds";
 const STORE_BYTES: &str = "impresario_store_bytes";
 const REJECTED: &str = "impresario_rejected_total";
@@ -63,7 +63,7 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         ],
     ),
     (
-        COMMIT_EVENTS,
+        COMMIT_WRITES,
         &[
             1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
         ],
@@ -318,9 +318,9 @@ fn describe_histograms() {
         "time work waited, by lane"
     );
     describe_histogram!(
-        COMMIT_EVENTS,
+        COMMIT_WRITES,
         Unit::Count,
-        "events that one commit made durable"
+        "appends and changes that one commit made durable"
     );
     describe_histogram!(
         COMMIT_SECONDS,
@@ -431,9 +431,9 @@ pub fn reader_behind(policy: SlowPolicy) {
     counter!(READERS_BEHIND, "policy" => policy.label()).increment(1);
 }
 
-/// Records a commit: how many events it made durable, and how long that took.
-pub fn committed(events: usize, sync: Duration) {
-    histogram!(COMMIT_EVENTS).record(events as f64);
+/// Records a commit: how many appends and changes it made durable, and how long that took.
+pub fn committed(writes: usize, sync: Duration) {
+    histogram!(COMMIT_WRITES).record(writes as f64);
     histogram!(COMMIT_SECONDS).record(sync);
 }
 

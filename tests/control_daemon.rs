@@ -109,6 +109,15 @@ fn without_a_daemon_a_command_says_how_to_start_one() {
 }
 
 #[test]
+fn no_words_at_all_are_refused_before_anything_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(dir.path(), &["run", " "]);
+    assert_eq!(code(&output), 1);
+    assert!(err(&output).contains("no words"), "{}", err(&output));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn wrong_settings_are_all_said_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");

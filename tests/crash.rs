@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "helpers outside #[test] functions may fail loudly, and a test reads its own variable"
 )]
@@ -257,29 +258,40 @@ impl Book {
     }
 }
 
-/// Reads a session until the daemon is gone, or so many turns have ended.
-async fn read(
-    client: Client,
-    session: String,
-    book: Arc<tokio::sync::Semaphore>,
+/// Somebody who reads one session, and comes back after every disconnect.
+#[derive(Clone)]
+struct Reader {
     memory: Arc<Mutex<Book>>,
-    until: usize,
-) {
-    let _one_at_a_time = book.acquire().await.unwrap();
-    let cursor = memory.lock().unwrap().cursor.clone();
-    let subscribe = Subscribe {
-        session,
-        cursor,
-        ..Subscribe::default()
-    };
-    let Ok(mut items) = client.subscribe(subscribe).await else {
-        return;
-    };
-    while memory.lock().unwrap().ended_turns < until {
-        let Some(item) = items.next().await else {
+    /// One connection at a time.
+    turn: Arc<tokio::sync::Semaphore>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            memory: Arc::default(),
+            turn: Arc::new(tokio::sync::Semaphore::new(1)),
+        }
+    }
+
+    /// Reads until the daemon is gone, or so many turns have ended.
+    async fn read(self, client: Client, session: String, until: usize) {
+        let _turn = self.turn.acquire().await.unwrap();
+        let cursor = self.memory.lock().unwrap().cursor.clone();
+        let subscribe = Subscribe {
+            session,
+            cursor,
+            ..Subscribe::default()
+        };
+        let Ok(mut items) = client.subscribe(subscribe).await else {
             return;
         };
-        memory.lock().unwrap().take(item);
+        while self.memory.lock().unwrap().ended_turns < until {
+            let Some(item) = items.next().await else {
+                return;
+            };
+            self.memory.lock().unwrap().take(item);
+        }
     }
 }
 
@@ -364,6 +376,133 @@ async fn no_process_left(dir: &Path) {
     }
 }
 
+/// Everybody who talks and reads.
+struct Crowd {
+    sessions: Vec<String>,
+    readers: Vec<Reader>,
+    acks: Acks,
+}
+
+impl Crowd {
+    async fn new(client: &Client) -> Self {
+        let mut sessions = Vec::new();
+        for _ in 0..SESSIONS {
+            let create = CreateSession {
+                agent: Some("worker".to_owned()),
+                ..CreateSession::default()
+            };
+            let session: Session = client.call(Method::SessionCreate, create).await.unwrap();
+            sessions.push(session.session);
+        }
+        Self {
+            readers: sessions.iter().map(|_| Reader::new()).collect(),
+            sessions,
+            acks: Acks::default(),
+        }
+    }
+
+    /// Everybody talks, some read, until the daemon is gone.
+    fn come(&self, client: &Client, round: usize) {
+        for session in &self.sessions {
+            let acks = Arc::clone(&self.acks);
+            tokio::spawn(talk(client.clone(), session.clone(), round, acks));
+        }
+        for (session, reader) in self.sessions.iter().zip(&self.readers).take(READ) {
+            let reader = reader.clone();
+            tokio::spawn(reader.read(client.clone(), session.clone(), usize::MAX));
+        }
+    }
+
+    async fn check_logs(&self, client: &Client) {
+        let acked = self.acks.lock().unwrap().clone();
+        let none = BTreeMap::new();
+        for session in &self.sessions {
+            let log = log_of(client, session).await;
+            check_log(session, &log, acked.get(session).unwrap_or(&none));
+        }
+    }
+
+    /// Every turn comes to its end by itself, and every reader holds what the log holds.
+    async fn finish(&self, stage: &Stage, client: &Client) -> Sums {
+        let mut reading = Vec::new();
+        for (session, reader) in self.sessions.iter().zip(&self.readers) {
+            let log = log_of(client, session).await;
+            let inputs = log.iter().filter(|event| event.kind == "user_input");
+            let read = reader
+                .clone()
+                .read(client.clone(), session.clone(), inputs.count());
+            reading.push(tokio::spawn(tokio::time::timeout(PATIENCE, read)));
+        }
+        let mut sums = Sums::default();
+        for ((session, reader), read) in self.sessions.iter().zip(&self.readers).zip(reading) {
+            if read.await.unwrap().is_err() {
+                let log = log_of(client, session).await;
+                let end: Vec<_> = log.iter().rev().take(5).collect();
+                panic!("{session} does not finish: {end:#?}\n{}", stage.log());
+            }
+            let log = log_of(client, session).await;
+            let book = reader.memory.lock().unwrap();
+            book.assert_holds(session, &log);
+            sums.add(session, &log, &book);
+        }
+        sums
+    }
+}
+
+/// What all sessions came to.
+#[derive(Default)]
+struct Sums {
+    turns: usize,
+    shown: usize,
+    resets: usize,
+    /// Keys of the payments that were intended.
+    pays: BTreeSet<String>,
+}
+
+impl Sums {
+    fn add(&mut self, session: &str, log: &[Event], book: &Book) {
+        self.turns += book.ended_turns;
+        self.shown += book.shown_bytes;
+        self.resets += book.resets;
+        let pays = log
+            .iter()
+            .filter(|event| event.kind == "tool_call" && event.data["tool"] == "pay");
+        self.pays
+            .extend(pays.map(|event| format!("{session}:{}", event.seq)));
+    }
+}
+
+impl Book {
+    fn assert_holds(&self, session: &str, log: &[Event]) {
+        let recorded: Vec<_> = log
+            .iter()
+            .filter(|event| event.kind == "llm_response")
+            .map(|event| event.data["content"].as_str().unwrap())
+            .collect();
+        assert_eq!(self.texts, recorded, "another text of {session}");
+        assert_eq!(self.events, (1..=log.len() as u64).collect::<Vec<_>>());
+    }
+}
+
+/// A payment that was intended was made at most once, and none was made that was not intended.
+fn check_payments(stage: &Stage, sums: &Sums) {
+    let paid = std::fs::read_to_string(stage.path("paid")).unwrap_or_default();
+    let mut once = BTreeSet::new();
+    for key in paid.lines() {
+        assert!(sums.pays.contains(key), "paid without an intent: {key}");
+        assert!(once.insert(key), "paid twice: {key}");
+    }
+    eprintln!(
+        "{} turns finished, {} payments of {} intended, {} bytes shown live, {} resets",
+        sums.turns,
+        once.len(),
+        sums.pays.len(),
+        sums.shown,
+        sums.resets
+    );
+    assert!(sums.turns > 0 && !once.is_empty() && sums.shown > 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again() {
     let rounds = std::env::var("CRASH_ROUNDS")
@@ -371,150 +510,20 @@ async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again(
         .and_then(|text| text.parse().ok())
         .unwrap_or(30);
     let mut stage = Stage::new();
-    let acks = Acks::default();
     let mut client = stage.start().await;
-    let mut sessions = Vec::new();
-    for _ in 0..SESSIONS {
-        let create = CreateSession {
-            agent: Some("worker".to_owned()),
-            ..CreateSession::default()
-        };
-        let session: Session = client.call(Method::SessionCreate, create).await.unwrap();
-        sessions.push(session.session);
-    }
-    let books: Vec<_> = (0..READ)
-        .map(|_| {
-            (
-                Arc::new(tokio::sync::Semaphore::new(1)),
-                Arc::<Mutex<Book>>::default(),
-            )
-        })
-        .collect();
+    let crowd = Crowd::new(&client).await;
     for round in 0..rounds {
-        for session in &sessions {
-            tokio::spawn(talk(
-                client.clone(),
-                session.clone(),
-                round,
-                Arc::clone(&acks),
-            ));
-        }
-        for (session, (turn, book)) in sessions.iter().zip(&books) {
-            let reader = read(
-                client.clone(),
-                session.clone(),
-                Arc::clone(turn),
-                Arc::clone(book),
-                usize::MAX,
-            );
-            tokio::spawn(reader);
-        }
-        let before: usize = acks.lock().unwrap().values().map(BTreeMap::len).sum();
-        // A random instant after the first acknowledgement of the round.
-        let instant = Duration::from_millis(fastrand::u64(1..500));
-        tokio::time::timeout(PATIENCE, async {
-            while acks
-                .lock()
-                .unwrap()
-                .values()
-                .map(BTreeMap::len)
-                .sum::<usize>()
-                == before
-                && round == 0
-            {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .unwrap();
-        tokio::time::sleep(instant).await;
+        crowd.come(&client, round);
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..700))).await;
         stage.kill();
         no_process_left(stage.dir.path()).await;
         client = stage.start().await;
-        let acked = acks.lock().unwrap().clone();
-        for session in &sessions {
-            let log = log_of(&client, session).await;
-            let none = BTreeMap::new();
-            check_log(session, &log, acked.get(session).unwrap_or(&none));
-        }
+        crowd.check_logs(&client).await;
     }
-    finish(&stage, &client, &sessions, &books).await;
+    let sums = crowd.finish(&stage, &client).await;
+    check_payments(&stage, &sums);
     stage.kill();
     no_process_left(stage.dir.path()).await;
     let report = impresario::store::verify(&stage.path("data")).unwrap();
     assert!(report.is_sound(), "{:?}", report.problems);
-}
-
-/// Every turn comes to its end by itself; then logs, readers and effects are compared.
-async fn finish(
-    stage: &Stage,
-    client: &Client,
-    sessions: &[String],
-    books: &[(Arc<tokio::sync::Semaphore>, Arc<Mutex<Book>>)],
-) {
-    let mut pays = BTreeSet::new();
-    let mut turns = 0;
-    for (place, session) in sessions.iter().enumerate() {
-        let fresh = (
-            Arc::new(tokio::sync::Semaphore::new(1)),
-            Arc::<Mutex<Book>>::default(),
-        );
-        let (turn, book) = books.get(place).unwrap_or(&fresh);
-        let inputs = log_of(client, session)
-            .await
-            .iter()
-            .filter(|event| event.kind == "user_input")
-            .count();
-        let reading = read(
-            client.clone(),
-            session.clone(),
-            Arc::clone(turn),
-            Arc::clone(book),
-            inputs,
-        );
-        if tokio::time::timeout(PATIENCE, reading).await.is_err() {
-            let log = log_of(client, session).await;
-            let end: Vec<_> = log.iter().rev().take(5).collect();
-            panic!("{session} does not finish: {end:#?}\n{}", stage.log());
-        }
-        let log = log_of(client, session).await;
-        turns += inputs;
-        let recorded: Vec<_> = log
-            .iter()
-            .filter(|event| event.kind == "llm_response")
-            .map(|event| event.data["content"].as_str().unwrap().to_owned())
-            .collect();
-        let book = book.lock().unwrap();
-        assert_eq!(
-            book.texts, recorded,
-            "a reader of {session} holds another text"
-        );
-        assert_eq!(book.events, (1..=log.len() as u64).collect::<Vec<_>>());
-        for event in log
-            .iter()
-            .filter(|event| event.kind == "tool_call" && event.data["tool"] == "pay")
-        {
-            pays.insert(format!("{session}:{}", event.seq));
-        }
-    }
-    let paid = std::fs::read_to_string(stage.path("paid")).unwrap_or_default();
-    let mut once = BTreeSet::new();
-    for key in paid.lines() {
-        assert!(pays.contains(key), "paid without an intent: {key}");
-        assert!(once.insert(key), "paid twice: {key}");
-    }
-    let shown: usize = books
-        .iter()
-        .map(|(_, book)| book.lock().unwrap().shown_bytes)
-        .sum();
-    let resets: usize = books
-        .iter()
-        .map(|(_, book)| book.lock().unwrap().resets)
-        .sum();
-    eprintln!(
-        "{turns} turns finished, {} payments of {} intended, {shown} bytes shown live, {resets} resets",
-        once.len(),
-        pays.len()
-    );
-    assert!(turns > 0 && !once.is_empty() && shown > 0);
 }

@@ -289,3 +289,18 @@ fn a_whole_number_is_not_rounded_from_a_fraction_nor_made_from_a_truth_value() {
     let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(keys, ["limits.live_sessions", "limits.model_calls"]);
 }
+
+#[test]
+fn a_pattern_of_secrets_that_is_none_is_said_with_its_key() {
+    let found =
+        problems("[redaction]\nvalues_env = [\"A=B\"]\npatterns = [\"(\", \"a b\", \"x*\"]");
+    let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
+    let patterns = ["redaction.patterns"; 3];
+    assert_eq!(keys, [&patterns[..], &["redaction.values_env"]].concat());
+    assert!(
+        found
+            .iter()
+            .any(|problem| problem.says.contains("white space")),
+        "{found:?}"
+    );
+}

@@ -3,7 +3,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
@@ -46,7 +45,9 @@ impl Page {
                 text.push_str(&delta.text);
             }
             Item::Reset { of } => self.texts.retain(|(shown, _), _| shown != of),
-            Item::Gap { of } => drop(self.gaps.insert(*of)),
+            Item::Gap { of } => {
+                self.gaps.insert(*of);
+            }
             Item::End(_) => {}
         }
         if let Some(event) = event(chunk) {
@@ -375,4 +376,41 @@ async fn a_cursor_beyond_the_log_is_refused() {
     };
     let fault = session.subscribe(subscription).await.unwrap_err();
     assert_eq!(fault.code, Code::InvalidParams);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_sessions_in_little_room_on_real_threads_show_whole_turns_in_order() {
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![say("let "), say("me see"), call("tool"), call("tool")],
+        _ => vec![say("so "), say("it is")],
+    });
+    let tool = Prop::saying("tool", EffectClass::Idempotent, "done");
+    let mut stage = Stage::new(&model, &[&tool]).with(|settings| {
+        settings.limits.live_sessions = 8;
+        settings.limits.running_turns = 3;
+    });
+    stage.store = std::sync::Arc::new(impresario::store::MemoryStore::threaded().unwrap());
+    let company = stage.start().await;
+    let talks = (0..16).map(|_| {
+        let company = company.clone();
+        impresario::clock::spawn(async move {
+            let session = company.session("actor").create().await.unwrap();
+            let mut page = Page::default();
+            let mut cursor = Cursor::default();
+            for _ in 0..3 {
+                let mut stream = subscribe(&session, &cursor).await;
+                session.say("go").await.unwrap();
+                for chunk in until(&mut stream, is_end).await {
+                    page.take(&chunk);
+                    cursor = chunk.cursor;
+                }
+            }
+            assert_eq!(page.answers, ["let me see", "so it is"].repeat(3));
+        })
+    });
+    for talk in talks.collect::<Vec<_>>() {
+        within(talk).await.unwrap();
+    }
+    support::eventually(async || support::is_at_rest(&company)).await;
+    company.stop(Duration::from_secs(10)).await.unwrap();
 }

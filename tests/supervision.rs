@@ -5,7 +5,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
@@ -21,7 +20,7 @@ use impresario::fault::Code;
 use impresario::id::{Seq, SessionId};
 use impresario::model::ModelErrorKind;
 use impresario::store::{Append, EventStore, FailPoint, MemoryStore, Status};
-use impresario::{Agent, Impresario};
+use impresario::{Agent, Impresario, Session};
 use support::{
     Act, Counter, Gate, Prop, Puppet, Stage, all, call, errors, events, eventually, is_at_rest,
     is_end, log, names, reader, results, say, status, turn, until, within,
@@ -135,65 +134,68 @@ async fn whoever_finds_too_many_waiting_is_told_when_to_come_back() {
     }
 }
 
+/// A model and a tool that fail in every way, at random.
+fn troupe_of_fools(seed: u64) -> Stage {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dice = std::sync::Mutex::new(random.fork());
+    let model = Puppet::new(move |asked| {
+        let mut dice = dice.lock().unwrap();
+        let pause = Act::Sleep(Duration::from_millis(dice.u64(0..50)));
+        let then = match (asked.results.len(), dice.u8(0..10)) {
+            (_, 0) => Act::Panic,
+            (_, 1) => Act::Cut,
+            (_, 2) => Act::Fail(ModelErrorKind::Rejected, None),
+            (0, _) => return vec![pause, call("tool"), call("tool"), call("tool")],
+            _ => say("done"),
+        };
+        vec![pause, then]
+    });
+    let dice = std::sync::Mutex::new(random);
+    let tool = Prop::new("tool", EffectClass::Pure, move |_| {
+        let mut dice = dice.lock().unwrap();
+        let (pause, how) = (Duration::from_millis(dice.u64(0..50)), dice.u8(0..6));
+        async move {
+            tokio::time::sleep(pause).await;
+            assert!(how != 0, "on purpose");
+            Ok("done".to_owned())
+        }
+    });
+    Stage::new(&model, &[&tool]).with(|settings| {
+        settings.limits.running_turns = 6;
+        settings.limits.model_calls = 4;
+        settings.limits.tool_workers = 3;
+        settings.limits.tools_per_step = 2;
+        settings.limits.queued_inputs = 30;
+    })
+}
+
+/// 25 sessions, two inputs for each; some are cancelled, some inputs refused.
+async fn busy_sessions(company: &Impresario) -> Vec<Session> {
+    let mut refused = 0;
+    let mut sessions = Vec::new();
+    for number in 0..25 {
+        let session = company.session("actor").create().await.unwrap();
+        for _ in 0..2 {
+            if let Err(fault) = session.say("go").await {
+                assert_eq!(fault.code, Code::Overloaded);
+                refused += 1;
+            }
+        }
+        if number % 4 == 0 {
+            session.cancel().await.unwrap();
+        }
+        sessions.push(session);
+    }
+    assert!(refused > 0);
+    sessions
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_limit_holds_and_every_place_is_given_back_also_by_what_fails() {
-    let stage_for = |round: u64| {
-        let mut random = fastrand::Rng::with_seed(round);
-        let dice = std::sync::Mutex::new(random.fork());
-        let model = Puppet::new(move |asked| {
-            let mut dice = dice.lock().unwrap();
-            let pause = Act::Sleep(Duration::from_millis(dice.u64(0..50)));
-            let then = match (asked.results.len(), dice.u8(0..10)) {
-                (_, 0) => Act::Panic,
-                (_, 1) => Act::Cut,
-                (_, 2) => Act::Fail(ModelErrorKind::Rejected, None),
-                (0, _) => return vec![pause, call("tool"), call("tool"), call("tool")],
-                _ => say("done"),
-            };
-            vec![pause, then]
-        });
-        let dice = Arc::new(std::sync::Mutex::new(random));
-        let tool = Prop::new("tool", EffectClass::Pure, move |_| {
-            let (pause, how) = {
-                let mut dice = dice.lock().unwrap();
-                (Duration::from_millis(dice.u64(0..50)), dice.u8(0..6))
-            };
-            async move {
-                tokio::time::sleep(pause).await;
-                assert!(how != 0, "on purpose");
-                Ok("done".to_owned())
-            }
-        });
-        Stage::new(&model, &[&tool]).with(|settings| {
-            settings.limits.running_turns = 6;
-            settings.limits.model_calls = 4;
-            settings.limits.tool_workers = 3;
-            settings.limits.tools_per_step = 2;
-            settings.limits.queued_inputs = 30;
-        })
-    };
     for round in 0..4 {
-        let stage = stage_for(round);
+        let stage = troupe_of_fools(round);
         let company = stage.start().await;
-        let mut refused = 0;
-        let mut sessions = Vec::new();
-        for number in 0..25 {
-            let session = company.session("actor").create().await.unwrap();
-            for _ in 0..2 {
-                match session.say("go").await {
-                    Ok(_) => {}
-                    Err(fault) => {
-                        assert_eq!(fault.code, Code::Overloaded);
-                        refused += 1;
-                    }
-                }
-            }
-            if number % 4 == 0 {
-                session.cancel().await.unwrap();
-            }
-            sessions.push(session);
-        }
-        assert!(refused > 0);
+        let sessions = busy_sessions(&company).await;
         within(async {
             while !is_at_rest(&company) {
                 let status = company.status();
@@ -294,10 +296,11 @@ async fn a_session_that_keeps_failing_is_set_aside_and_its_siblings_are_not() {
     let mut reasons = Vec::new();
     while let Some(chunk) = within(stream.next()).await {
         match &chunk.item {
-            Item::Event(stored) => match &stored.event().fact {
-                Fact::Quarantined { reason } => reasons.push(reason.clone()),
-                _other => {}
-            },
+            Item::Event(stored) => {
+                if let Fact::Quarantined { reason } = &stored.event().fact {
+                    reasons.push(reason.clone());
+                }
+            }
             Item::End(reason) => assert_eq!(*reason, EndReason::Quarantined),
             Item::Delta(_) | Item::Reset { .. } | Item::Gap { .. } => {}
         }

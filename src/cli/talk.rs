@@ -323,15 +323,18 @@ fn new_key() -> String {
     format!("cli-{}", SystemClock::new().session_id())
 }
 
-/// The words themselves; `-` stands for stdin.
+/// The words themselves; `-` stands for stdin. Nothing at all is refused before a session begins.
 fn words(text: String) -> Result<String> {
-    if text != "-" {
-        return Ok(text);
+    let mut words = text;
+    if words == "-" {
+        words.clear();
+        std::io::stdin()
+            .read_to_string(&mut words)
+            .context("failed to read the words from stdin")?;
     }
-    let mut words = String::new();
-    std::io::stdin()
-        .read_to_string(&mut words)
-        .context("failed to read the words from stdin")?;
+    if words.trim().is_empty() {
+        anyhow::bail!("there are no words to say; give them as TEXT, or `-` and on stdin");
+    }
     Ok(words)
 }
 

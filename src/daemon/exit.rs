@@ -83,6 +83,7 @@ impl Exit {
             | StartError::Tool(_)
             | StartError::Tools(_)
             | StartError::Key { .. }
+            | StartError::Pattern(_)
             | StartError::Unknown { .. } => Self::Settings,
             StartError::Store(_)
             | StartError::Read(_)

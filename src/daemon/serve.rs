@@ -4,6 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+#[cfg(target_os = "linux")]
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
@@ -12,7 +15,7 @@ use crate::control::server::{self, Options, Server, Serving, our_user};
 use crate::daemon::signals::Signals;
 use crate::daemon::{Exit, log, metrics};
 use crate::fault::Code;
-use crate::runtime::Impresario;
+use crate::runtime::{Impresario, log_redactor};
 use crate::settings::{Environment, Loaded};
 
 /// How the daemon was started.
@@ -39,7 +42,8 @@ pub fn detach() -> Result<()> {
 /// Everything that keeps it from starting; [`Exit::of`] gives the exit code.
 pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Result<Exit> {
     let settings = loaded.settings.clone().resolved(environment)?;
-    log::install(&settings.log)?;
+    log::install(&settings.log, log_redactor(&settings, environment)?)?;
+    keep_memory_private();
     let mut signals = Signals::listen()?;
     // Found out early, before the store is touched and turns go on.
     server::inspect(&settings.control.socket).await?;
@@ -81,6 +85,21 @@ pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Re
     tell_manager(&NotifyState::Ready);
     keep_watchdog_calm();
     Ok(run(company, serving, signals, grace).await)
+}
+
+/// Keys are in this process's memory: it leaves no core, and others may not look into it.
+fn keep_memory_private() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "core files could not be turned off");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        warn!(%error, "memory could not be made private");
+    }
 }
 
 /// Waits for a reason to stop, and stops.

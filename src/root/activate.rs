@@ -122,6 +122,7 @@ async fn count_recovery(shared: &Arc<Shared>, id: SessionId) -> Result<(), Fault
 /// Sets a session aside: in its log if that can be read, and beside it in any case.
 async fn set_aside(shared: &Arc<Shared>, id: SessionId, reason: &str) -> Fault {
     error!(session = %id, reason, "session quarantined");
+    let reason: &str = &shared.redactor.redact(reason);
     if let Ok(mut loaded) = load(&shared.store, id).await {
         let input = Input::Quarantine {
             reason: reason.to_owned(),
@@ -168,6 +169,8 @@ async fn append(
     let Ok(facts) = loaded.turn.decide(input, at, &rules) else {
         return Ok(());
     };
+    let facts = facts.into_iter().map(|fact| shared.redactor.fact(fact));
+    let facts: Vec<_> = facts.collect();
     evolve(loaded, after, at, &facts);
     let summary = summary(&loaded.turn);
     let ack = shared.store.append(Append {

@@ -10,6 +10,7 @@
 
 mod activate;
 mod handle;
+mod look;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tracing::{error, info, warn};
 use crate::event::SessionCreated;
 use crate::fault::{Code, Fault};
 use crate::id::SessionId;
-use crate::metric::{self, SessionState, WorkerKind};
+use crate::metric::{self, WorkerKind};
 use crate::restart::{Intensity, RestartPolicy};
 use crate::session::shared::Shared;
 use crate::session::{Ended, SessionArgs, SessionHandle};
@@ -94,8 +95,8 @@ struct State {
 
 struct Root;
 
-/// The root looks around so often.
-const TICK: Duration = Duration::from_secs(1);
+/// The root looks whether somebody waits for room in memory so often.
+const TICK: Duration = Duration::from_millis(250);
 /// A session whose append was refused is rebuilt after this time.
 const REFUSED_WAIT: Duration = Duration::from_secs(1);
 
@@ -417,31 +418,6 @@ impl State {
         if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {
             for reply in waiting {
                 answer(reply, result.clone());
-            }
-        }
-    }
-
-    /// Once a second: what is idle is asked to sleep, and the gauges are set.
-    fn tick(&mut self) {
-        self.ticks += 1;
-        let idle_after = Duration::from_millis(self.shared.settings.idle_after_ms);
-        let crowded = self.shared.lanes.live_sessions.gauge().waiting > 0;
-        let every = (idle_after.as_secs() / 4).clamp(1, 15);
-        if crowded {
-            self.rest(Duration::ZERO);
-        } else if self.ticks.is_multiple_of(every) {
-            self.rest(idle_after);
-        }
-        metric::sessions(SessionState::Live, self.by_actor.len());
-        metric::turns_running(self.shared.lanes.running_turns.gauge().used);
-        metric::store_bytes(self.shared.store.size_bytes());
-        self.shared.lanes.report();
-    }
-
-    fn rest(&self, after: Duration) {
-        for entry in self.sessions.values() {
-            if let Entry::Live(handle, _) = entry {
-                handle.rest(after);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 
 use secrecy::SecretString;
 
-use super::{Impresario, Inner, Keep};
+use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
@@ -48,6 +48,7 @@ pub struct Builder {
     cares: BTreeMap<String, Care>,
     clock: Arc<dyn Clock>,
     shim: Option<PathBuf>,
+    secrets: Vec<SecretString>,
 }
 
 /// A named profile: model, instructions, tools.
@@ -86,6 +87,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A pattern of `redaction.patterns` cannot be used.
+    #[error("redaction.patterns: {0}")]
+    Pattern(#[from] crate::redact::BadPattern),
     /// An agent names something that is not there.
     #[error("agent '{agent}' names the {what} '{name}', which does not exist; there are: {known}")]
     Unknown {
@@ -159,6 +163,7 @@ impl Default for Builder {
             cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
+            secrets: Vec::new(),
         };
         let offline = Arc::new(crate::model::offline::Offline::default());
         builder = builder.model("offline", offline);
@@ -219,7 +224,7 @@ impl Builder {
         self
     }
 
-    /// Adds a model under this name. Wrap it in [`crate::model::Watched`] for watchdogs.
+    /// Adds a model under this name. Wrap it in [`crate::model::watch::Watched`] for watchdogs.
     #[must_use]
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
         let name = name.into();
@@ -239,6 +244,15 @@ impl Builder {
     #[must_use]
     pub fn settings(mut self, settings: &Settings) -> Self {
         self.settings = settings.clone();
+        self
+    }
+
+    /// A value that is never recorded, streamed or logged: `[redacted:secret]` stands in its place,
+    /// also in its base64 and percent-encoded forms. At least [`crate::redact::MIN_VALUE`] bytes.
+    /// What looks like a key is taken out anyway, unless `redaction.enabled` is off.
+    #[must_use]
+    pub fn secret(mut self, value: impl Into<String>) -> Self {
+        self.secrets.push(value.into().into());
         self
     }
 
@@ -266,6 +280,7 @@ impl Builder {
             cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
+            secrets: secrets::known(settings, environment),
         };
         for (name, model) in &settings.models {
             let entry = model_entry(name, model, environment)?;
@@ -304,7 +319,9 @@ impl Builder {
             .collect();
         let agents = agents(&self.agents, &models, &tools)?;
         let store = open(self.keep, &self.settings, &self.clock).await?;
+        let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
         let shared = Arc::new(Shared {
+            redactor,
             lanes: Lanes::new(&self.settings.limits, &self.clock),
             settings: self.settings.sessions,
             limits: self.settings.limits,
@@ -380,7 +397,11 @@ fn model_entry(
     settings: &ModelSettings,
     environment: &Environment,
 ) -> Result<ModelEntry, StartError> {
-    let key = key(name, settings, environment)?;
+    let key = secrets::key(settings, environment).map_err(|source| StartError::Key {
+        model: name.to_owned(),
+        path: settings.api_key_file.clone(),
+        source,
+    })?;
     Ok(ModelEntry {
         name: name.to_owned(),
         model_name: settings.model.clone(),
@@ -392,25 +413,4 @@ fn model_entry(
         },
         prices: settings.prices,
     })
-}
-
-/// The key of a model: from the variable, else from the file, else none.
-fn key(
-    name: &str,
-    settings: &ModelSettings,
-    environment: &Environment,
-) -> Result<Option<SecretString>, StartError> {
-    if let Some(key) = environment.get(&settings.api_key_env) {
-        return Ok(Some(key.to_owned().into()));
-    }
-    if settings.api_key_file.as_os_str().is_empty() {
-        return Ok(None);
-    }
-    let key =
-        std::fs::read_to_string(&settings.api_key_file).map_err(|source| StartError::Key {
-            model: name.to_owned(),
-            path: settings.api_key_file.clone(),
-            source,
-        })?;
-    Ok(Some(key.trim().to_owned().into()))
 }

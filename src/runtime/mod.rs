@@ -6,6 +6,7 @@
 
 mod builder;
 mod info;
+mod secrets;
 mod session;
 mod turn;
 
@@ -31,6 +32,7 @@ pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
+pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
 
@@ -100,7 +102,8 @@ impl Impresario {
         Ok(infos)
     }
 
-    /// Runs a tool once, outside any session. Arguments are JSON text.
+    /// Runs a tool once, outside any session. Arguments are JSON text; secrets are taken out of the
+    /// result.
     /// Cancellation: dropping the future ends the tool.
     ///
     /// # Errors
@@ -125,12 +128,15 @@ impl Impresario {
             attempt: 1,
             output: OutputSink::none(),
         };
+        let redactor = &self.0.shared.redactor;
         match tools.settle(&call).await {
-            RunEnd::Done(outcome, text) if !outcome.is_error() => Ok(text),
+            RunEnd::Done(outcome, text) if !outcome.is_error() => Ok(redactor.text(&text)),
             RunEnd::Died(Outcome::Timeout, reason) => {
                 Err(Fault::new(Code::Timeout, format!("the tool gave {reason}")))
             }
-            RunEnd::Done(_, text) | RunEnd::Died(_, text) => Err(Fault::new(Code::Internal, text)),
+            RunEnd::Done(_, text) | RunEnd::Died(_, text) => {
+                Err(Fault::new(Code::Internal, redactor.text(&text)))
+            }
         }
     }
 

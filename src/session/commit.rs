@@ -15,21 +15,34 @@ use crate::store::{Append, Blame, StoreError, Stored};
 use crate::turn::{Input, Refusal, Rules};
 
 impl State {
-    /// Turns an input into facts and takes them in. They go to the store at the end of the message.
+    /// Turns an input into facts and takes them in, without their secrets: memory, disk and readers
+    /// have the same. They go to the store at the end of the message.
     pub(super) fn decide(&mut self, input: Input) -> Result<(), Refusal> {
         let rules = self.rules();
         let at = self.shared.clock.now();
         for fact in self.turn.decide(input, at, &rules)? {
-            let event = Event {
-                seq: self.turn.head().next(),
-                at,
-                fact,
-            };
+            let seq = self.turn.head().next();
+            let fact = self.recordable(seq, fact);
+            let event = Event { seq, at, fact };
             self.turn.evolve(&event);
             self.context.evolve(&event);
             self.outbox.push(event.fact);
         }
         Ok(())
+    }
+
+    /// A fact without its secrets. The run that its model asked for still gets them.
+    fn recordable(&mut self, seq: Seq, fact: Fact) -> Fact {
+        if let Some(of) = fact.outcome_of() {
+            self.unredacted.remove(&of);
+        }
+        if let Fact::ToolCall(call) = &fact {
+            let redacted = self.shared.redactor.redact(&call.arguments);
+            if redacted != call.arguments {
+                self.unredacted.insert(seq, call.arguments.clone());
+            }
+        }
+        self.shared.redactor.fact(fact)
     }
 
     /// Like [`State::decide`], for outcomes: one that nobody waits for any more is dropped.

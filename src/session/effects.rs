@@ -200,6 +200,13 @@ impl State {
             _ => Duration::ZERO,
         };
         let (of, attempt, owed_by) = (open.of, open.attempt, open.owed_by);
+        let open = match self.unredacted.get(&of) {
+            Some(arguments) => OpenCall {
+                arguments: arguments.clone(),
+                ..open
+            },
+            None => open,
+        };
         let work = ToolWork {
             id: self.id,
             open,

@@ -1,10 +1,14 @@
 //! What is in flight, and who reads it. Memory only: nothing here is a fact.
+//!
+//! Pieces are redacted as they come, and kept so; what could be the beginning of a secret is kept
+//! and shown when it is known to be none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::chunk::{Channel, Delta, Item};
 use crate::id::Seq;
+use crate::redact::{Redactor, Stream};
 use crate::subscriber::{Feed, Pushed};
 
 /// Outcomes in flight, and the readers of a session.
@@ -12,6 +16,7 @@ use crate::subscriber::{Feed, Pushed};
 pub(super) struct Live {
     in_flight: BTreeMap<Seq, InFlight>,
     feeds: Vec<Feed>,
+    redactor: Redactor,
 }
 
 /// The texts of one outcome so far.
@@ -21,9 +26,16 @@ struct InFlight {
     /// The event that makes this attempt a fact.
     of_fact: Seq,
     shown: Shown,
+    text: Kept,
+    reasoning: Kept,
+    output: Kept,
+}
+
+/// The text of one channel, and what of it is held back.
+#[derive(Debug, Default)]
+struct Kept {
     text: String,
-    reasoning: String,
-    output: String,
+    stream: Stream,
 }
 
 /// Whether readers may hear of an attempt. Before its event is on disk they may not: after a crash
@@ -36,7 +48,7 @@ enum Shown {
 }
 
 impl InFlight {
-    const fn channel(&mut self, channel: Channel) -> &mut String {
+    const fn channel(&mut self, channel: Channel) -> &mut Kept {
         match channel {
             Channel::Text => &mut self.text,
             Channel::Reasoning => &mut self.reasoning,
@@ -45,7 +57,35 @@ impl InFlight {
     }
 }
 
+/// What comes of a channel.
+#[derive(Clone, Copy, Debug)]
+enum Came<'a> {
+    Piece(&'a str),
+    End,
+}
+
+impl Kept {
+    fn new(redactor: &Redactor) -> Self {
+        Self {
+            text: String::new(),
+            stream: redactor.stream(),
+        }
+    }
+
+    const fn len(&self) -> usize {
+        self.text.len()
+    }
+}
+
 impl Live {
+    /// Nothing in flight, nobody reads.
+    pub(super) fn new(redactor: Redactor) -> Self {
+        Self {
+            redactor,
+            ..Self::default()
+        }
+    }
+
     /// An effect begins, for the first time or again; `of_fact` is the event that says so.
     pub(super) fn begin(&mut self, (of, attempt): (Seq, u32), of_fact: Seq, durable: Seq) {
         let shown = if of_fact <= durable {
@@ -59,7 +99,9 @@ impl Live {
                 attempt,
                 of_fact,
                 shown,
-                ..InFlight::default()
+                text: Kept::new(&self.redactor),
+                reasoning: Kept::new(&self.redactor),
+                output: Kept::new(&self.redactor),
             },
         );
     }
@@ -81,14 +123,29 @@ impl Live {
 
     /// A piece came: it is kept, and shown if the attempt may be.
     pub(super) fn piece(&mut self, of: Seq, channel: Channel, text: &str) {
+        self.take_in(of, channel, Came::Piece(text));
+    }
+
+    /// No more pieces will come: what was held back is kept and shown.
+    pub(super) fn finish(&mut self, of: Seq) {
+        for channel in [Channel::Reasoning, Channel::Text, Channel::ToolOutput] {
+            self.take_in(of, channel, Came::End);
+        }
+    }
+
+    fn take_in(&mut self, of: Seq, channel: Channel, came: Came<'_>) {
         let Some(flight) = self.in_flight.get_mut(&of) else {
             return;
         };
         let attempt = flight.attempt;
-        let whole = flight.channel(channel);
-        let offset = whole.len() as u64;
-        whole.push_str(text);
-        if flight.shown == Shown::No {
+        let kept = flight.channel(channel);
+        let text = match came {
+            Came::Piece(text) => kept.stream.push(text),
+            Came::End => kept.stream.finish(),
+        };
+        let offset = kept.len() as u64;
+        kept.text.push_str(&text);
+        if flight.shown == Shown::No || text.is_empty() {
             return;
         }
         self.push(&Item::Delta(Delta {
@@ -105,8 +162,8 @@ impl Live {
         self.in_flight
             .get(&of)
             .map_or_else(Default::default, |flight| {
-                let reasoning = Some(&flight.reasoning).filter(|text| !text.is_empty());
-                (flight.text.clone(), reasoning.cloned())
+                let reasoning = Some(&flight.reasoning.text).filter(|text| !text.is_empty());
+                (flight.text.text.clone(), reasoning.cloned())
             })
     }
 
@@ -148,9 +205,9 @@ impl Live {
 impl InFlight {
     fn deltas(&self, of: Seq) -> impl Iterator<Item = Delta> + '_ {
         [
-            (Channel::Reasoning, &self.reasoning),
-            (Channel::Text, &self.text),
-            (Channel::ToolOutput, &self.output),
+            (Channel::Reasoning, &self.reasoning.text),
+            (Channel::Text, &self.text.text),
+            (Channel::ToolOutput, &self.output.text),
         ]
         .into_iter()
         .filter(|(_, text)| !text.is_empty())

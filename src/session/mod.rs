@@ -176,6 +176,9 @@ struct State {
     /// Answers that wait until this event is durable, in order.
     replies: VecDeque<(Seq, Waiting)>,
     live: Live,
+    /// Arguments of open calls whose record leaves secrets out. Memory only: after a restart a call
+    /// that may run again gets what was recorded.
+    unredacted: BTreeMap<Seq, String>,
     /// Effects that are running.
     running: BTreeMap<Seq, effects::Running>,
     by_worker: HashMap<ActorId, Seq>,
@@ -275,7 +278,8 @@ impl State {
             outbox: Vec::new(),
             landed: BTreeMap::new(),
             replies: VecDeque::new(),
-            live: Live::default(),
+            live: Live::new(args.shared.redactor.clone()),
+            unredacted: BTreeMap::new(),
             running: BTreeMap::new(),
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
@@ -335,6 +339,8 @@ impl State {
     }
 
     fn say(&mut self, input: crate::event::UserInput, place: Place, reply: Reply<Accepted>) {
+        // Redacted before it is compared with what was recorded under its key.
+        let input = self.shared.redactor.input(input);
         match self.decide(Input::Say(input)) {
             Ok(()) => {
                 let seq = self.turn.head();

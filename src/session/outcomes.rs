@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, ToolResult};
+use crate::event::{LlmResponse, Outcome, Sandbox, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -25,6 +25,13 @@ const OUTPUT_KEPT: usize = 1 << 20;
 /// A model's answer may have so many bytes, its words, thoughts and calls together: what fits into
 /// one event, less what stands around it.
 const ANSWER_KEPT: usize = MAX_EVENT_BYTES - (64 << 10);
+
+/// A run of a tool that has ended.
+struct Ended {
+    running: Running,
+    /// How it was confined, where it was a program's.
+    sandbox: Option<Sandbox>,
+}
 
 impl State {
     pub(super) fn piece(&mut self, of: Seq, piece: &Piece, credit: OwnedSemaphorePermit) {
@@ -85,6 +92,7 @@ impl State {
         first_piece: Option<Duration>,
         took: Duration,
     ) {
+        self.live.finish(of);
         let (content, reasoning) = self.live.answer(of);
         let cost_usd = self
             .agent
@@ -161,18 +169,23 @@ impl State {
         let Some(running) = self.running.remove(&end.of) else {
             return;
         };
+        let ended = Ended {
+            running,
+            sandbox: end.sandbox,
+        };
         match end.how {
             RunEnd::Done(outcome, content) => {
-                self.tool_done(end.of, outcome, content, &running);
+                self.tool_done(end.of, outcome, content, &ended);
             }
             RunEnd::Died(outcome, reason) => {
-                self.tool_died(end.of, outcome, reason, &running);
+                self.tool_died(end.of, outcome, reason, &ended);
             }
         }
     }
 
-    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, running: &Running) {
-        let took = self.since(running);
+    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
+        self.live.finish(of);
+        let took = self.since(&ended.running);
         self.fallen.remove(&of);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
@@ -181,17 +194,19 @@ impl State {
             of,
             outcome,
             content,
-            attempts: running.attempt,
+            attempts: ended.running.attempt,
             duration_ms: millis(took),
+            sandbox: ended.sandbox,
         }));
     }
 
-    fn tool_died(&mut self, of: Seq, outcome: Outcome, reason: String, running: &Running) {
+    fn tool_died(&mut self, of: Seq, outcome: Outcome, reason: String, ended: &Ended) {
+        let running = &ended.running;
         let Some(open) = self.turn.open_call(of) else {
             return;
         };
         if self.fallen.remove(&of).is_some() {
-            return self.tool_given_up(of, outcome, reason, running);
+            return self.tool_given_up(of, outcome, reason, ended);
         }
         let tool = open.tool.clone();
         let took = self.since(running);
@@ -214,18 +229,19 @@ impl State {
                 reason,
                 allowed_again,
                 duration_ms: millis(took),
+                sandbox: ended.sandbox,
             }));
         } else if may_again && self.has_stand_in(&tool) {
             // The call is still owed, so that a worker begins for it, which asks the fallback.
             self.fallen.insert(of, (outcome, reason));
         } else {
-            self.tool_given_up(of, outcome, reason, running);
+            self.tool_given_up(of, outcome, reason, ended);
         }
     }
 
     /// The last run died, and nothing stands in for the tool.
-    fn tool_given_up(&mut self, of: Seq, outcome: Outcome, reason: String, running: &Running) {
-        let took = self.since(running);
+    fn tool_given_up(&mut self, of: Seq, outcome: Outcome, reason: String, ended: &Ended) {
+        let took = self.since(&ended.running);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
         }
@@ -235,6 +251,7 @@ impl State {
             reason,
             allowed_again: false,
             duration_ms: millis(took),
+            sandbox: ended.sandbox,
         }));
     }
 
@@ -265,7 +282,11 @@ impl State {
             }
             What::Tool => {
                 let reason = format!("the tool crashed: {cause}");
-                self.tool_died(of, Outcome::Error, reason, &running);
+                let ended = Ended {
+                    running,
+                    sandbox: None,
+                };
+                self.tool_died(of, Outcome::Error, reason, &ended);
             }
         }
     }

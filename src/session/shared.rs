@@ -11,6 +11,7 @@ use crate::context::ToolDefinition;
 use crate::event::{EffectClass, Usage};
 use crate::metric;
 use crate::model::{Model, Sampling};
+use crate::redact::Redactor;
 use crate::settings::{LimitSettings, SessionSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub models: BTreeMap<String, Arc<ModelEntry>>,
     /// Every tool of the company.
     pub tools: Toolbox,
+    /// What may not be kept or shown.
+    pub redactor: Redactor,
     /// What may happen at once.
     pub lanes: Lanes,
     /// How sessions live.

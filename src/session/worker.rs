@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
 use super::shared::Shared;
-use crate::event::Outcome;
+use crate::event::{Outcome, Sandbox};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
@@ -159,6 +159,8 @@ pub(super) struct ToolEnd {
     pub(super) of: Seq,
     pub(super) attempt: u32,
     pub(super) how: RunEnd,
+    /// How the run was confined, where it was a program's.
+    pub(super) sandbox: Option<Sandbox>,
 }
 
 impl ToolWork {
@@ -170,23 +172,26 @@ impl ToolWork {
             return;
         };
         let _place = self.shared.lanes.tool_workers.enter().await;
-        let how = self.call().await;
+        let (sender, output) = mpsc::channel(OUTPUT_WAITING);
+        let sink = OutputSink::new(sender);
+        let confined = sink.listen();
+        let how = self.call(sink, output).await;
         // A session that is gone will find the call open when it recovers.
         let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
             of: self.open.of,
             attempt: self.open.attempt,
             how,
+            sandbox: confined.sandbox(),
         }));
     }
 
-    async fn call(&self) -> RunEnd {
-        let (sender, output) = mpsc::channel(OUTPUT_WAITING);
+    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> RunEnd {
         let call = Call {
             tool: self.open.tool.clone(),
             arguments: self.open.arguments.clone(),
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
-            output: OutputSink::new(sender),
+            output: sink,
         };
         // The run's last words are shown before its end is told; one that left its sink with
         // somebody else is not waited for.

@@ -312,6 +312,7 @@ impl Reader {
             control: self.section("control", take("control")),
             metrics: self.section("metrics", take("metrics")),
             log: self.section("log", take("log")),
+            redaction: self.section("redaction", take("redaction")),
             stop: self.section("stop", take("stop")),
             models: self.named::<ModelSettings>("models", nodes.0),
             tools: self.named::<ToolSettings>("tools", nodes.1),

@@ -9,6 +9,7 @@ mod load;
 mod model;
 mod paths;
 mod problems;
+mod sandbox;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
 pub use model::{ModelSettings, PriceSettings, Provider};
 pub use paths::NoHome;
 pub use problems::Problem;
+pub use sandbox::SandboxLevel;
 pub use steps::{HeaderSettings, StepSettings};
 
 /// Everything that can be set.
@@ -44,6 +46,8 @@ pub struct Settings {
     pub metrics: MetricSettings,
     /// What the log shows.
     pub log: LogSettings,
+    /// What is kept out of events, streams and logs.
+    pub redaction: RedactionSettings,
     /// How the daemon stops.
     pub stop: StopSettings,
     /// Models by name.
@@ -172,6 +176,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// `[redaction]`: what is kept out of events, streams and logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedactionSettings {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Environment variables whose values are secret, besides those that models and tools get.
+    pub values_env: Vec<String>,
+    /// Regular expressions of further secrets, matched within words.
+    pub patterns: Vec<String>,
+}
+
 /// `[stop]`: how the daemon stops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -182,6 +198,10 @@ pub struct StopSettings {
 
 /// `[tools.NAME]`: one tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings are plain data, each a key of its own"
+)]
 #[serde(deny_unknown_fields, default)]
 pub struct ToolSettings {
     /// What kind of tool.
@@ -250,6 +270,18 @@ pub struct ToolSettings {
     pub max_open_files: Option<u64>,
     /// `command`: the longest file that it may write, MiB.
     pub max_file_mb: Option<u64>,
+    /// `command`: processes of one call at once; with more it is ended.
+    pub max_processes: usize,
+    /// `command`: how it is confined.
+    pub sandbox: SandboxLevel,
+    /// `command`: a call is an error when the machine cannot confine it so.
+    pub sandbox_require: bool,
+    /// `command`, confined: what it may read besides the system's programs and its own folders.
+    pub read: Vec<PathBuf>,
+    /// `command`, confined: what it may read and write besides its own folders.
+    pub write: Vec<PathBuf>,
+    /// `command`, confined: it may use the network.
+    pub network: bool,
 }
 
 /// What kind of tool.
@@ -364,6 +396,16 @@ impl Default for LogSettings {
     }
 }
 
+impl Default for RedactionSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            values_env: Vec::new(),
+            patterns: Vec::new(),
+        }
+    }
+}
+
 impl Default for StopSettings {
     fn default() -> Self {
         Self { grace_ms: 30_000 }
@@ -406,6 +448,12 @@ impl Default for ToolSettings {
             max_cpu_s: None,
             max_open_files: None,
             max_file_mb: None,
+            max_processes: 256,
+            sandbox: SandboxLevel::Basic,
+            sandbox_require: false,
+            read: Vec::new(),
+            write: Vec::new(),
+            network: false,
         }
     }
 }

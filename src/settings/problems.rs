@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::settings::{
     AgentSettings, ModelSettings, PriceSettings, Provider, Settings, ToolKind, ToolSettings,
-    nearest,
+    nearest, sandbox,
 };
 
 /// Built-in tools, by name.
@@ -86,6 +86,19 @@ impl Settings {
         control.at_least("max_frame_bytes", it.max_frame_bytes as u64, least);
         at(found, "streams").at_least("buffer_bytes", self.streams.buffer_bytes as u64, 4_096);
         self.check_log(found);
+        self.check_redaction(found);
+    }
+
+    fn check_redaction(&self, found: &mut Vec<Problem>) {
+        let mut redaction = at(found, "redaction");
+        for pattern in &self.redaction.patterns {
+            if let Err(bad) = crate::redact::pattern(pattern) {
+                redaction.say("patterns", bad.to_string());
+            }
+        }
+        for name in &self.redaction.values_env {
+            redaction.variable("values_env", name);
+        }
     }
 
     fn check_log(&self, found: &mut Vec<Problem>) {
@@ -214,6 +227,9 @@ impl ToolSettings {
                                 for example [\"wc\", \"-w\"]";
                     faults.say("command", says.to_owned());
                 }
+                for (key, says) in sandbox::faults(self) {
+                    faults.say(key, says);
+                }
             }
             ToolKind::Http => self.check_http(faults),
             ToolKind::Chain | ToolKind::Parallel => self.check_composition(faults),
@@ -230,10 +246,7 @@ impl ToolSettings {
             );
         }
         for name in self.env.iter().chain(self.set_env.keys()) {
-            if name.is_empty() || name.contains(['=', '\0']) {
-                let says = format!("'{name}' is not the name of a variable");
-                faults.say("env", says);
-            }
+            faults.variable("env", name);
         }
         faults.at_least("timeout_ms", self.timeout_ms, 1);
         faults.at_least("max_output_bytes", self.max_output_bytes as u64, 1);
@@ -289,6 +302,12 @@ impl Faults<'_> {
             says,
             origin: None,
         });
+    }
+
+    fn variable(&mut self, key: &str, name: &str) {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            self.say(key, format!("'{name}' is not the name of a variable"));
+        }
     }
 
     pub(super) fn at_least(&mut self, key: &str, value: u64, least: u64) {

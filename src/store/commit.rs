@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::clock::{Clock, SystemClock};
 use crate::id::{Seq, SessionId};
+use crate::metric;
 use crate::store::engine::{Engine, EngineError, Write};
 use crate::store::record::Damage;
 use crate::store::{StoreError, Summary, Unfinished};
@@ -250,11 +252,15 @@ impl<E: Engine> Shared<E> {
 /// The second stage.
 pub(super) struct Syncer<E> {
     shared: Arc<Shared<E>>,
+    clock: SystemClock,
 }
 
 impl<E: Engine> Syncer<E> {
-    pub(super) const fn new(shared: Arc<Shared<E>>) -> Self {
-        Self { shared }
+    pub(super) fn new(shared: Arc<Shared<E>>) -> Self {
+        Self {
+            shared,
+            clock: SystemClock::new(),
+        }
     }
 
     /// Whether the engine may be asked to sync now.
@@ -264,10 +270,13 @@ impl<E: Engine> Syncer<E> {
 
     /// Makes the batches durable with one sync and acknowledges them in order.
     pub(super) fn settle(&self, batches: Vec<Applied>) {
+        let begun = self.clock.elapsed();
         let synced = match self.shared.poisoned() {
             Some(error) => Err(error),
             None => self.shared.guarded(Engine::sync),
         };
+        let writes = batches.iter().map(|batch| batch.replies.len()).sum();
+        metric::committed(writes, self.clock.elapsed().saturating_sub(begun));
         for batch in batches {
             match &synced {
                 Ok(()) => self.acknowledge(batch),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{EffectClass, Fact, FailureClass, Outcome, Timestamp, TurnStatus};
+use crate::event::{EffectClass, Fact, FailureClass, Outcome, Sandbox, Timestamp, TurnStatus};
 use crate::id::{Seq, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
@@ -107,6 +107,8 @@ struct ToolResultDisk<'a> {
     content: Text<'a>,
     attempts: u32,
     duration_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sandbox: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -310,6 +312,12 @@ const OUTCOMES: [Outcome; 7] = [
     Outcome::Fallback,
     Outcome::Cached,
 ];
+const SANDBOXES: [Sandbox; 4] = [
+    Sandbox::None,
+    Sandbox::Basic,
+    Sandbox::Landlock,
+    Sandbox::Bwrap,
+];
 const FAILURES: [FailureClass; 4] = [
     FailureClass::Model,
     FailureClass::Tool,
@@ -431,6 +439,7 @@ mod tests {
                 content: "2".to_owned(),
                 attempts: 1,
                 duration_ms: 3,
+                sandbox: None,
             })
         };
         vec![result(Outcome::Fallback), result(Outcome::Cached)]
@@ -467,6 +476,7 @@ mod tests {
                 content: "2".to_owned(),
                 attempts: 1,
                 duration_ms: 3,
+                sandbox: None,
             }),
             Fact::Error(Failure {
                 class: FailureClass::Model,

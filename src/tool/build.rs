@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::clock::SystemClock;
 use crate::context::ToolDefinition;
@@ -24,6 +25,7 @@ use crate::tool::check::Checker;
 use crate::tool::command::CommandTool;
 use crate::tool::process::Program;
 use crate::tool::process::plan::Limits;
+use crate::tool::process::sandbox::{Network, Otherwise, View, Wish};
 use crate::tool::{Tool, ToolSpec, compose, shim};
 
 /// Where programs are looked for when the environment does not say.
@@ -227,6 +229,7 @@ fn program(
         absolute(&settings.workdir).map_err(|error| fault("workdir", &error))?
     };
     let temporary = own.join("tmp");
+    let wish = wish(name, settings, env, [&workdir, &temporary]);
     Ok(Program {
         name: name.to_owned(),
         argv: settings.command.clone(),
@@ -237,8 +240,37 @@ fn program(
         shim: env.shim.clone(),
         grace: Duration::from_millis(settings.grace_ms),
         limits: limits(settings),
+        max_processes: settings.max_processes,
+        wish,
         max_output_bytes: settings.max_output_bytes,
     })
+}
+
+/// How a command tool is to be confined; its own folders it always has.
+fn wish(name: &str, settings: &ToolSettings, env: &ToolEnvironment, own: [&PathBuf; 2]) -> Wish {
+    let search = env.variables.get("PATH").map_or(PATH, String::as_str);
+    let [workdir, _] = own;
+    Wish {
+        name: name.to_owned(),
+        level: settings.sandbox,
+        otherwise: if settings.sandbox_require {
+            Otherwise::Refuse
+        } else {
+            Otherwise::Weaker
+        },
+        search: search.to_owned(),
+        view: View {
+            workdir: workdir.clone(),
+            read: settings.read.clone(),
+            write: own.into_iter().chain(&settings.write).cloned().collect(),
+            network: if settings.network {
+                Network::Open
+            } else {
+                Network::Closed
+            },
+        },
+        found: OnceCell::new(),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, String> {

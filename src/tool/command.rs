@@ -54,7 +54,7 @@ impl Tool for CommandTool {
                 ),
             ];
             let stdin = format!("{}\n", invocation.arguments);
-            match process::run(Arc::clone(&program), variables, stdin).await {
+            match process::run(Arc::clone(&program), variables, stdin, &invocation.output).await {
                 Ok(ended) => result(&program, ended),
                 Err(error) => Err(ToolError::Failed(format!(
                     "the tool's program cannot be started: {error}"
@@ -78,6 +78,14 @@ fn result(program: &Program, ended: Ended) -> Result<String, ToolError> {
             &ended.stderr,
         ))),
         Ok(Report::NotStarted { errno }) => Err(ToolError::Failed(not_started(program, errno))),
+        Ok(Report::NotConfined { why }) => Err(ToolError::Failed(format!(
+            "the tool was not run, because it cannot be confined as tools.{} says: {why}",
+            program.name
+        ))),
+        Ok(Report::TooMany { limit }) => Err(ToolError::Died(with_stderr(
+            format!("the tool was ended: it had more than {limit} processes (max_processes)"),
+            &ended.stderr,
+        ))),
         Err(_) => Err(ToolError::Died(with_stderr(
             "the tool's supervisor ended without a report".to_owned(),
             &ended.stderr,

@@ -19,6 +19,7 @@ pub mod template;
 mod toolbox;
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -26,7 +27,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::context::ToolDefinition;
-use crate::event::EffectClass;
+use crate::event::{EffectClass, Sandbox};
 use crate::restart::RestartPolicy;
 
 pub use compose::care;
@@ -64,25 +65,52 @@ pub struct Invocation {
 
 /// Takes provisional output: shown to readers at once, never part of the result.
 /// Bounded: when readers' buffers are full, output is waited for, not dropped.
-#[derive(Clone, Debug)]
-pub struct OutputSink(Option<mpsc::Sender<String>>);
+/// It also takes how the run is confined, which is recorded with its outcome.
+#[derive(Clone, Debug, Default)]
+pub struct OutputSink {
+    pieces: Option<mpsc::Sender<String>>,
+    sandbox: Arc<OnceLock<Sandbox>>,
+}
 
 impl OutputSink {
     /// A sink that throws everything away.
     #[must_use]
-    pub const fn none() -> Self {
-        Self(None)
+    pub fn none() -> Self {
+        Self::default()
     }
 
     /// A sink that feeds this channel.
     #[must_use]
-    pub const fn new(sender: mpsc::Sender<String>) -> Self {
-        Self(Some(sender))
+    pub fn new(sender: mpsc::Sender<String>) -> Self {
+        Self {
+            pieces: Some(sender),
+            sandbox: Arc::default(),
+        }
+    }
+
+    /// A sink that shows nothing and hears how the run of this one is confined.
+    #[must_use]
+    pub fn listen(&self) -> Self {
+        Self {
+            pieces: None,
+            sandbox: Arc::clone(&self.sandbox),
+        }
+    }
+
+    /// Tells how the run is confined. Said once; later words change nothing.
+    pub fn confined(&self, level: Sandbox) {
+        let _said_before = self.sandbox.set(level);
+    }
+
+    /// How the run is confined, if that was told.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<Sandbox> {
+        self.sandbox.get().copied()
     }
 
     /// Shows a piece of output. Waits while the session is busy; ends at once when it has left.
     pub async fn send(&self, piece: String) {
-        if let Some(sender) = &self.0 {
+        if let Some(sender) = &self.pieces {
             // A receiver that is gone means that nobody listens any more.
             let _gone = sender.send(piece).await;
         }

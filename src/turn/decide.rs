@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{OpenCall, Owed, Phase, Slot, Stage, State, Turn};
 use crate::event::{
-    EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome, SessionCreated,
+    EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome, Sandbox, SessionCreated,
     Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
 };
 use crate::id::Seq;
@@ -103,6 +103,8 @@ pub struct ToolDeath {
     pub allowed_again: bool,
     /// From the first start to now, milliseconds.
     pub duration_ms: u64,
+    /// How the run was confined, where it was a program's.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// The input does not fit. Nothing has changed.
@@ -427,29 +429,28 @@ fn restarted(open: &OpenCall, reason: &str) -> Fact {
 }
 
 fn cancelled_call(open: &OpenCall) -> Fact {
-    result(
-        open,
-        Outcome::Cancelled,
-        "cancelled before it ended".to_owned(),
-        0,
-    )
+    let content = "cancelled before it ended".to_owned();
+    result(open, Outcome::Cancelled, content)
 }
 
 fn unknown_call(open: &OpenCall, reason: &str) -> Fact {
-    result(open, Outcome::Unknown, unknown_text(reason), 0)
+    result(open, Outcome::Unknown, unknown_text(reason))
 }
 
 fn ended_without_outcome(open: &OpenCall, death: &ToolDeath) -> Fact {
-    if open.effect.may_run_again() {
-        result(open, death.outcome, death.reason.clone(), death.duration_ms)
+    let (outcome, content) = if open.effect.may_run_again() {
+        (death.outcome, death.reason.clone())
     } else {
-        result(
-            open,
-            Outcome::Unknown,
-            unknown_text(&death.reason),
-            death.duration_ms,
-        )
-    }
+        (Outcome::Unknown, unknown_text(&death.reason))
+    };
+    Fact::ToolResult(ToolResult {
+        of: open.of,
+        outcome,
+        content,
+        attempts: open.attempt,
+        duration_ms: death.duration_ms,
+        sandbox: death.sandbox,
+    })
 }
 
 fn unknown_text(reason: &str) -> String {
@@ -459,12 +460,13 @@ fn unknown_text(reason: &str) -> String {
     )
 }
 
-fn result(open: &OpenCall, outcome: Outcome, content: String, duration_ms: u64) -> Fact {
+fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
     Fact::ToolResult(ToolResult {
         of: open.of,
         outcome,
         content,
         attempts: open.attempt,
-        duration_ms,
+        duration_ms: 0,
+        sandbox: None,
     })
 }

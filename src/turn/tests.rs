@@ -74,7 +74,7 @@ impl World {
                 1 => Input::Recover {
                     reason: "the daemon ended".into(),
                 },
-                2 if dice.pick % 4 == 0 => Input::Quarantine {
+                2 if dice.pick.is_multiple_of(4) => Input::Quarantine {
                     reason: "defect".into(),
                 },
                 3 => Input::Release { by: None },
@@ -98,12 +98,12 @@ impl World {
 }
 
 fn model_input(of: Seq, dice: &Dice) -> Input {
-    if dice.kind % 4 == 0 {
+    if dice.kind.is_multiple_of(4) {
         return Input::ModelFailed(decide::ModelFailure {
             of,
             code: "model_overloaded".into(),
             message: "try later".into(),
-            retry_in_ms: (dice.pick % 3 > 0).then_some(100),
+            retry_in_ms: (!dice.pick.is_multiple_of(3)).then_some(100),
         });
     }
     let tools = ["look", "put", "pay", "nonsense"];
@@ -118,7 +118,12 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
         .collect();
     Input::Answered(LlmResponse {
         of,
-        content: if dice.pick % 2 == 0 { "words" } else { "" }.into(),
+        content: if dice.pick.is_multiple_of(2) {
+            "words"
+        } else {
+            ""
+        }
+        .into(),
         tool_calls: calls,
         finish_reason: FinishReason::Stop,
         usage: Some(Usage {
@@ -137,8 +142,9 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             of: open.of,
             outcome: Outcome::Timeout,
             reason: "timed out".into(),
-            allowed_again: dice.pick % 2 == 0,
+            allowed_again: dice.pick.is_multiple_of(2),
             duration_ms: 1,
+            sandbox: None,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -146,6 +152,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             content: "result".into(),
             attempts: open.attempt,
             duration_ms: 1,
+            sandbox: None,
         }),
     }
 }
@@ -173,15 +180,10 @@ fn play(game: &[Dice]) -> World {
 fn assert_outcomes(log: &[Event], finished: &State) {
     let mut open = BTreeMap::new();
     for event in log {
-        match &event.fact {
-            Fact::LlmRequest { .. } | Fact::ToolCall(_) => {
-                open.insert(event.seq, 0);
-            }
-            other => {
-                if let Some(of) = other.outcome_of() {
-                    *open.get_mut(&of).expect("an outcome names an intent") += 1;
-                }
-            }
+        if matches!(&event.fact, Fact::LlmRequest { .. } | Fact::ToolCall(_)) {
+            open.insert(event.seq, 0);
+        } else if let Some(of) = event.fact.outcome_of() {
+            *open.get_mut(&of).expect("an outcome names an intent") += 1;
         }
     }
     let more_than_one: Vec<_> = open.iter().filter(|(_, count)| **count > 1).collect();
@@ -198,7 +200,7 @@ proptest! {
     #[test]
     fn a_log_folds_to_the_state_that_wrote_it_and_has_no_gap(game in games()) {
         let world = play(&game);
-        prop_assert_eq!(State::from_events(&world.log), world.state.clone());
+        prop_assert_eq!(&State::from_events(&world.log), &world.state);
         for (place, event) in world.log.iter().enumerate() {
             prop_assert_eq!(event.seq.get(), place as u64 + 1);
         }

@@ -206,7 +206,7 @@ def write_settings(home, port, teacher):
         parts.append(
             f'[models.{provider}]\nprovider = "{provider}"\nmodel = "smollm2"\n'
             f'base_url = "http://127.0.0.1:{port}/v1/"\nprices = {{ {prices} }}\n'
-            "temperature = 0.0\nseed = 1\nmax_tokens = 400\n"
+            "temperature = 0.0\nseed = 1\nmax_tokens = 200\n"
             f'[agents.{provider}]\nmodel = "{provider}"\nsystem = "You are a storyteller."\n'
             f'[agents.{provider}-tool]\nmodel = "{"teacher" if teacher else provider}"\n'
             'system = "Use the tool calc for every sum."\ntools = ["calc"]\n'

@@ -28,6 +28,17 @@ use impresario::tool::{Invocation, Tool, ToolError, ToolSpec};
 use impresario::{Agent, Builder, Impresario, Session, Turn};
 use tokio::sync::watch;
 
+/// The inside of one kind of fact.
+macro_rules! as_ {
+    ($fact:expr, $kind:pat => $inside:expr) => {
+        if let $kind = $fact {
+            Some($inside)
+        } else {
+            None
+        }
+    };
+}
+
 /// How often something began, how it ended, and how much of it there was at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -417,7 +428,7 @@ impl Stage {
             store: Arc::new(MemoryStore::new()),
             settings: Settings::default(),
             model: model.clone(),
-            tools: tools.iter().map(|tool| Prop::clone(tool)).collect(),
+            tools: tools.iter().copied().cloned().collect(),
         }
     }
 
@@ -528,18 +539,16 @@ pub(crate) fn names(events: &[Event]) -> Vec<&'static str> {
 }
 
 pub(crate) fn status(events: &[Event]) -> Option<TurnStatus> {
-    events.iter().rev().find_map(|event| match &event.fact {
-        Fact::TurnFinished { status, .. } => Some(*status),
-        _other => None,
-    })
+    events
+        .iter()
+        .rev()
+        .find_map(|event| as_!(&event.fact, Fact::TurnFinished { status, .. } => *status))
 }
 
 /// Outcome, runs and text of every tool call, in the order of the calls.
 pub(crate) fn results(events: &[Event]) -> Vec<(Outcome, u32, String)> {
-    let results = events.iter().filter_map(|event| match &event.fact {
-        Fact::ToolResult(result) => Some(result),
-        _other => None,
-    });
+    let results = events.iter();
+    let results = results.filter_map(|event| as_!(&event.fact, Fact::ToolResult(it) => it));
     let mut results: Vec<_> = results.collect();
     results.sort_by_key(|result| result.of);
     results
@@ -550,20 +559,18 @@ pub(crate) fn results(events: &[Event]) -> Vec<(Outcome, u32, String)> {
 
 /// Codes of all errors.
 pub(crate) fn errors(events: &[Event]) -> Vec<String> {
-    let errors = events.iter().filter_map(|event| match &event.fact {
-        Fact::Error(failure) => Some(failure.code.clone()),
-        _other => None,
-    });
-    errors.collect()
+    events
+        .iter()
+        .filter_map(|event| as_!(&event.fact, Fact::Error(failure) => failure.code.clone()))
+        .collect()
 }
 
 /// What the model said.
 pub(crate) fn words(events: &[Event]) -> String {
-    let words = events.iter().filter_map(|event| match &event.fact {
-        Fact::LlmResponse(response) => Some(response.content.clone()),
-        _other => None,
-    });
-    words.collect()
+    events
+        .iter()
+        .filter_map(|event| as_!(&event.fact, Fact::LlmResponse(it) => it.content.clone()))
+        .collect()
 }
 
 /// Every place of every lane but that of the live sessions is free again.

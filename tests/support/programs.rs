@@ -1,5 +1,10 @@
 //! Command tools for tests.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "no test uses all of them"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

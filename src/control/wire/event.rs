@@ -149,6 +149,9 @@ pub struct ToolResult {
     pub attempts: u32,
     /// From the first start to the end, milliseconds.
     pub duration_ms: u64,
+    /// How a program was confined: `none`, `basic`, `landlock`, `bwrap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
 }
 
 /// `error`: for people; never shown to the model.
@@ -340,6 +343,7 @@ impl From<&event::ToolResult> for ToolResult {
             content: it.content.clone(),
             attempts: it.attempts,
             duration_ms: it.duration_ms,
+            sandbox: it.sandbox.map(|level| level.name().to_owned()),
         }
     }
 }

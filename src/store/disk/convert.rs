@@ -4,7 +4,7 @@
 
 use super::{
     ByDisk, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES,
-    QuarantinedDisk, RequestedCallDisk, SessionCreatedDisk, TURN_STATUSES, ToolCallDisk,
+    QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk, TURN_STATUSES, ToolCallDisk,
     ToolResultDisk, TurnFinishedDisk, TurnStartedDisk, UsageDisk, UserInputDisk,
     WorkerRestartedDisk, maybe, named, owned, text,
 };
@@ -193,6 +193,7 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             content: text(&result.content),
             attempts: result.attempts,
             duration_ms: result.duration_ms,
+            sandbox: result.sandbox.map(|level| text(level.name())),
         }
     }
 }
@@ -207,6 +208,10 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
             content: disk.content.into_owned(),
             attempts: disk.attempts,
             duration_ms: disk.duration_ms,
+            sandbox: match &disk.sandbox {
+                Some(level) => Some(named(level, &SANDBOXES, |level| level.name())?),
+                None => None,
+            },
         })
     }
 }

@@ -13,11 +13,14 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
+use crate::tool::OutputSink;
 use crate::tool::process::capture::{HeadTail, Stderr};
-use crate::tool::process::plan::{Limits, Plan, Report, read_frame, write_frame};
+use crate::tool::process::plan::{Limits, Plan, Report, Word, read_frame, write_frame};
+use crate::tool::process::sandbox::{Confinement, Wish};
 
 pub(crate) mod capture;
 pub(crate) mod plan;
+pub(crate) mod sandbox;
 mod spawner;
 pub(crate) mod tree;
 
@@ -45,6 +48,10 @@ pub(crate) struct Program {
     pub grace: Duration,
     /// What each of its processes may use.
     pub limits: Limits,
+    /// So many processes of one run may there be at once.
+    pub max_processes: usize,
+    /// How it is confined.
+    pub wish: Wish,
     /// At most so many bytes of its stdout are kept.
     pub max_output_bytes: usize,
 }
@@ -60,6 +67,16 @@ pub(crate) struct Ended {
     pub stderr: String,
 }
 
+impl Ended {
+    fn not_confined(why: String) -> Self {
+        Self {
+            report: Ok(Report::NotConfined { why }),
+            stdout: String::new(),
+            stderr: String::new(),
+        }
+    }
+}
+
 /// Runs a program once. Returns when the program has ended, even if processes that it left still
 /// hold its output; those are ended meanwhile.
 ///
@@ -71,7 +88,12 @@ pub(crate) async fn run(
     program: Arc<Program>,
     variables: Vec<(String, String)>,
     stdin: String,
+    told: &OutputSink,
 ) -> io::Result<Ended> {
+    let confinement = match program.wish.confinement().await {
+        Ok(confinement) => confinement.clone(),
+        Err(why) => return Ok(Ended::not_confined(why)),
+    };
     let environment = [program.environment.clone(), variables].concat();
     let started = spawner::start(Arc::clone(&program), environment).await?;
     let _leash = started.leash;
@@ -84,7 +106,11 @@ pub(crate) async fn run(
     let mut err = Stderr::new(program.name.clone());
     let report = {
         let mut reading = pin!(async { tokio::join!(out.fill(stdout), err.fill(stderr)) });
-        let mut report = pin!(converse(&mut control, plan(&program, stdin)));
+        let mut report = pin!(converse(
+            &mut control,
+            plan(&program, confinement, stdin),
+            told
+        ));
         tokio::select! {
             report = &mut report => {
                 // What is not read by then belongs to a process that was left behind.
@@ -102,17 +128,24 @@ pub(crate) async fn run(
 }
 
 /// Hands over the plan and waits for the report.
-async fn converse(control: &mut UnixStream, plan: Plan) -> io::Result<Report> {
+async fn converse(control: &mut UnixStream, plan: Plan, told: &OutputSink) -> io::Result<Report> {
     write_frame(control, &plan).await?;
-    read_frame(control).await
+    loop {
+        match read_frame(control).await? {
+            Word::Begun(level) => told.confined(level),
+            Word::Ended(report) => return Ok(report),
+        }
+    }
 }
 
-fn plan(program: &Program, stdin: String) -> Plan {
+fn plan(program: &Program, confinement: Confinement, stdin: String) -> Plan {
     Plan {
         parent: rustix::process::getpid().as_raw_pid(),
         argv: program.argv.clone(),
         stdin,
         grace_ms: u64::try_from(program.grace.as_millis()).unwrap_or(u64::MAX),
         limits: program.limits,
+        max_processes: program.max_processes,
+        confinement,
     }
 }

@@ -1,5 +1,5 @@
-//! What the daemon and the shim tell each other, as frames on one socket: first the plan, at the
-//! end the report. The end of the socket is the order to end the tool.
+//! What the daemon and the shim tell each other, as frames on one socket: first the plan, then
+//! that the program has begun, at the end the report. The end of the socket is the order to end the tool.
 //!
 //! Called by [`crate::tool::process`] on one side and [`crate::tool::shim`] on the other. Both are
 //! the same program, so the form has no version.
@@ -9,6 +9,9 @@ use std::io;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::event::Sandbox;
+use crate::tool::process::sandbox::Confinement;
 
 /// No frame is longer, bytes.
 const LONGEST: u32 = 256 << 20;
@@ -26,6 +29,19 @@ pub(crate) struct Plan {
     pub grace_ms: u64,
     /// What each process may use.
     pub limits: Limits,
+    /// So many processes may run at once.
+    pub max_processes: usize,
+    /// How the program is confined.
+    pub confinement: Confinement,
+}
+
+/// What the shim tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// The program has been started, and is confined so.
+    Begun(Sandbox),
+    /// It has ended. The last word.
+    Ended(Report),
 }
 
 /// What each process of a tool may use; `None` leaves it as it is.
@@ -42,12 +58,22 @@ pub(crate) struct Limits {
 }
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// It could not be started, for the reason with this number.
     NotStarted {
         /// As in errno(3).
         errno: i32,
+    },
+    /// It could not be confined, and was not started.
+    NotConfined {
+        /// What is missing.
+        why: String,
+    },
+    /// It was ended because it had too many processes.
+    TooMany {
+        /// As many as it may have.
+        limit: usize,
     },
     /// It ended by itself.
     Exited {

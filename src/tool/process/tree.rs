@@ -6,9 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+};
 
 /// At most so many times are processes frozen before they are killed.
 const FREEZES: usize = 20;
@@ -20,6 +23,14 @@ pub(crate) struct Process {
     pid: i32,
     start: u64,
     name: String,
+    group: i32,
+}
+
+impl Process {
+    /// The name of its program, cut to 15 bytes.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// All processes below this one, children before grandchildren; without those that have ended
@@ -39,6 +50,49 @@ pub(crate) fn below(root: Pid) -> Vec<Process> {
     found
 }
 
+/// How many processes are below this one, zombies too; counts no further than `most`. Cheaper than
+/// [`below`]: it looks at no stranger, where the kernel tells a process's children.
+pub(crate) fn count(root: Pid, most: usize) -> usize {
+    let Some(mut found) = children(root.as_raw_pid()) else {
+        return below(root).len();
+    };
+    let mut next = 0;
+    while let Some(pid) = found.get(next).filter(|_| found.len() <= most) {
+        let more = children(*pid).unwrap_or_default();
+        found.extend(more);
+        next += 1;
+    }
+    found.len()
+}
+
+/// The children of a process; of all its threads.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut found = Vec::new();
+    for thread in threads.flatten() {
+        let text = fs::read_to_string(thread.path().join("children")).ok()?;
+        found.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
+    Some(found)
+}
+
+/// How many processes and threads this process's user has.
+pub(crate) fn tasks_of_user() -> usize {
+    let me = rustix::process::getuid().as_raw();
+    let Ok(folder) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    folder
+        .flatten()
+        .filter(|entry| entry.metadata().is_ok_and(|it| it.uid() == me))
+        .filter_map(|entry| fs::read(entry.path().join("stat")).ok())
+        .filter_map(|text| Some(parse(&String::from_utf8_lossy(&text))?.threads))
+        .sum()
+}
+
 /// Sends a signal; a process that is gone needs none.
 pub(crate) fn signal(process: &Process, signal: Signal) {
     let Some(pid) = Pid::from_raw(process.pid) else {
@@ -56,9 +110,11 @@ pub(crate) fn signal(process: &Process, signal: Signal) {
     }
 }
 
-/// Ends everything below this process at once: all are frozen first, so that none can start
-/// another one meanwhile.
+/// Ends everything below this process at once. First whole groups: the kernel ends all of a group
+/// in one step, and none of it starts another process meanwhile. What is left is frozen before it
+/// is killed.
 pub(crate) fn kill_below(root: Pid) {
+    kill_groups_below(root);
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZES {
         let fresh: Vec<_> = below(root)
@@ -75,6 +131,21 @@ pub(crate) fn kill_below(root: Pid) {
     frozen
         .iter()
         .for_each(|process| signal(process, Signal::KILL));
+}
+
+/// Ends the groups below this process, but not the one that it is in itself.
+fn kill_groups_below(root: Pid) {
+    let own = read(root.as_raw_pid()).map(|(root, _)| root.group);
+    let groups: BTreeSet<i32> = below(root).iter().map(|process| process.group).collect();
+    for group in groups {
+        if Some(group) == own {
+            continue;
+        }
+        // A group has members below this process alone: only a session's own can enter it.
+        if let Some(leader) = Pid::from_raw(group).filter(|_| group > 1) {
+            let _gone = kill_process_group(leader, Signal::KILL);
+        }
+    }
 }
 
 /// Every process that runs, with its parent.
@@ -97,6 +168,7 @@ fn read(pid: i32) -> Option<(Process, i32)> {
         pid,
         start: stat.start,
         name: stat.name,
+        group: stat.group,
     };
     (!is_over).then_some((process, stat.parent))
 }
@@ -107,6 +179,8 @@ struct Stat {
     name: String,
     state: char,
     parent: i32,
+    group: i32,
+    threads: usize,
     start: u64,
 }
 
@@ -119,7 +193,9 @@ fn parse(line: &str) -> Option<Stat> {
         name: name.to_owned(),
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
-        start: fields.nth(17)?.parse().ok()?,
+        group: fields.next()?.parse().ok()?,
+        threads: fields.nth(14)?.parse().ok()?,
+        start: fields.nth(1)?.parse().ok()?,
     })
 }
 
@@ -138,6 +214,8 @@ mod tests {
             name: "a) b (c".to_owned(),
             state: 'S',
             parent: 7,
+            group: 42,
+            threads: 1,
             start: 777,
         };
         assert_eq!(parse(line), Some(stat));

@@ -10,12 +10,20 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal,
+    setpriority_process, setrlimit,
 };
 use rustix::thread::set_no_new_privs;
 use serde::{Deserialize, Serialize};
 
+use super::confine;
+use crate::event::Sandbox;
 use crate::tool::process::plan::Limits;
+use crate::tool::process::sandbox::Confinement;
+use crate::tool::process::tree;
+
+/// Room for what else the user may start meanwhile.
+const OTHERS: usize = 4_096;
 
 /// What the starter is told, as JSON in its second argument.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,8 +32,30 @@ pub(super) struct Order {
     pub parent: i32,
     /// The supervisor's pipe, as a descriptor's number.
     pub pipe: i32,
+    /// The program's share of the processor, which is not the supervisor's.
+    pub nice: i32,
     /// What the program may use.
     pub limits: Limits,
+    /// So many processes may run at once.
+    pub max_processes: usize,
+    /// How the program is confined.
+    pub confinement: Confinement,
+}
+
+/// What the starter tells the supervisor when it does not become the program, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Failure {
+    /// The system said no, for the reason with this number.
+    System(i32),
+    /// The program cannot be confined, for this reason.
+    NotConfined(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let invalid = rustix::io::Errno::INVAL.raw_os_error();
+        Self::System(error.raw_os_error().unwrap_or(invalid))
+    }
 }
 
 /// Becomes the program. Returns only when that fails.
@@ -34,7 +64,7 @@ pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         let order: Order = serde_json::from_str(text.to_str()?).ok()?;
         Some(order)
     });
-    let (Some(order), Some(program)) = (order, arguments.next()) else {
+    let Some(order) = order else {
         return ExitCode::FAILURE;
     };
     // Opened anew, because a number alone is no descriptor. Closes when the program starts.
@@ -44,16 +74,34 @@ pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     else {
         return ExitCode::FAILURE;
     };
-    let error = match prepare(&order) {
-        Ok(()) => Command::new(program).args(arguments).exec(),
-        Err(error) => error,
-    };
-    let number = error
-        .raw_os_error()
-        .unwrap_or(rustix::io::Errno::INVAL.raw_os_error());
-    // The supervisor is gone: then this process is about to end as well.
-    let _unheard = pipe.write_all(&number.to_ne_bytes());
+    let failure = become_program(&order, arguments.collect());
+    if let Ok(text) = serde_json::to_vec(&failure) {
+        // The supervisor is gone: then this process is about to end as well.
+        let _unheard = pipe.write_all(&text);
+    }
     ExitCode::FAILURE
+}
+
+/// Returns only when that fails.
+fn become_program(order: &Order, argv: Vec<OsString>) -> Failure {
+    if let Err(error) = prepare(order) {
+        return error.into();
+    }
+    // Before limits, which the program is to have and not this work.
+    let argv = match confine::apply(&order.confinement, argv) {
+        Ok(argv) => argv,
+        Err(why) => return Failure::NotConfined(why),
+    };
+    if order.confinement.level != Sandbox::None
+        && let Err(error) = limit_all(&order.limits, order.max_processes)
+    {
+        return error.into();
+    }
+    let mut words = argv.into_iter();
+    match words.next() {
+        Some(program) => Command::new(program).args(words).exec().into(),
+        None => io::Error::from(rustix::io::Errno::NOENT).into(),
+    }
 }
 
 /// Takes on what the program must have. The supervisor's death ends the program; as no right can
@@ -63,14 +111,22 @@ fn prepare(order: &Order) -> io::Result<()> {
     if getppid() != Pid::from_raw(order.parent) {
         return Err(rustix::io::Errno::SRCH.into());
     }
+    setpriority_process(None, order.nice)?;
     set_no_new_privs(true)?;
     close_fds::CloseFdsBuilder::new().cloexecfrom(3);
-    limit(Resource::Core, Some(0))?;
-    limit(Resource::Cpu, order.limits.cpu_s)?;
-    limit(Resource::Nofile, order.limits.open_files)?;
-    limit(Resource::Fsize, order.limits.file)?;
-    limit(Resource::As, order.limits.memory)?;
-    Ok(())
+    limit(Resource::Core, Some(0))
+}
+
+fn limit_all(limits: &Limits, max_processes: usize) -> io::Result<()> {
+    // It does not bind root, and counts everything that the user runs: no more than a wall behind
+    // the supervisor, which counts what belongs to the call.
+    let running = tree::tasks_of_user();
+    let processes = u64::try_from(running + max_processes + OTHERS).ok();
+    limit(Resource::Nproc, processes)?;
+    limit(Resource::Cpu, limits.cpu_s)?;
+    limit(Resource::Nofile, limits.open_files)?;
+    limit(Resource::Fsize, limits.file)?;
+    limit(Resource::As, limits.memory)
 }
 
 /// Lowers a limit; one that is lower already stays.

@@ -12,6 +12,7 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod confine;
 mod exec;
 mod supervise;
 

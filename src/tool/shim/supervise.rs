@@ -5,7 +5,7 @@
 //! socket ends (the call was dropped, or the daemon died) or when it is told by SIGTERM.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
@@ -14,8 +14,9 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, set_child_subreaper,
-    set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getpriority_process,
+    set_child_subreaper, set_parent_process_death_signal, setpriority_process, setrlimit, setsid,
+    umask, wait,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -23,14 +24,22 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock::{Clock, SystemClock};
-use crate::tool::process::plan::{Plan, Report, read_frame, write_frame};
+use crate::event::Sandbox;
+use crate::tool::process::plan::{Plan, Report, Word, read_frame, write_frame};
 use crate::tool::process::tree;
 use crate::tool::shim::EXEC;
-use crate::tool::shim::exec::Order;
+use crate::tool::shim::exec::{Failure, Order};
 
 /// How soon processes are looked for again; doubles up to [`LOOK_CAP`].
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_CAP: Duration = Duration::from_millis(320);
+/// Before all others.
+const FIRST: i32 = -20;
+/// How soon the processes of a call are counted again; doubles up to [`COUNT_CAP`] while there are
+/// fewer than [`MANY`].
+const COUNT_FIRST: Duration = Duration::from_millis(10);
+const COUNT_CAP: Duration = Duration::from_millis(50);
+const MANY: usize = 16;
 /// After so long even processes that cannot be killed are left.
 const KILL_FOR: Duration = Duration::from_secs(10);
 
@@ -75,17 +84,21 @@ async fn supervise(control: std::os::unix::net::UnixStream) -> io::Result<()> {
         return Ok(());
     }
     let report = match start(&plan) {
-        Ok(mut program) => watch(&mut program, plan.stdin, &mut control, &mut events).await,
-        Err(error) => Some(Report::NotStarted {
-            errno: error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
-        }),
+        Ok(program) => watch(program, &plan, &mut control, &mut events).await,
+        Err(error) => Some(not_started(&error)),
     };
     if let Some(report) = report {
         // Nobody listens: the call was dropped.
-        let _unheard = write_frame(&mut control, &report).await;
+        let _unheard = write_frame(&mut control, &Word::Ended(report)).await;
     }
-    end_all(Duration::from_millis(plan.grace_ms), &mut events).await;
+    end_all(&plan, &mut events).await;
     Ok(())
+}
+
+fn not_started(error: &io::Error) -> Report {
+    Report::NotStarted {
+        errno: error.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
+    }
 }
 
 /// What wakes the supervisor.
@@ -99,17 +112,23 @@ struct Program {
     pid: Pid,
     stdin: Option<ChildStdin>,
     /// Holds the reason when it could not be started, and nothing when it could.
-    failure: io::PipeReader,
+    failure: pipe::Receiver,
 }
 
 /// Starts the starter, in a group of its own.
 fn start(plan: &Plan) -> io::Result<Program> {
     // Inherited, unlike all others; the starter closes it.
     let (reader, writer) = rustix::pipe::pipe()?;
+    let nice = getpriority_process(None)?;
+    // Among more processes than it can end, it would never have its turn. Only root may.
+    let _not_root = setpriority_process(None, FIRST);
     let order = Order {
+        nice,
         parent: getpid().as_raw_pid(),
         pipe: writer.as_raw_fd(),
         limits: plan.limits,
+        max_processes: plan.max_processes,
+        confinement: plan.confinement.clone(),
     };
     let mut child = Command::new("/proc/self/exe")
         .arg0("impresario")
@@ -122,22 +141,29 @@ fn start(plan: &Plan) -> io::Result<Program> {
     Ok(Program {
         pid: Pid::from_child(&child),
         stdin: child.stdin.take(),
-        failure: reader.into(),
+        failure: pipe::Receiver::from_owned_fd(reader)?,
     })
 }
 
 /// Until the program ends (then how), or until it shall end (then nothing).
 async fn watch(
-    program: &mut Program,
-    stdin: String,
+    mut program: Program,
+    plan: &Plan,
     control: &mut UnixStream,
     events: &mut Events,
 ) -> Option<Report> {
-    let mut feeding = std::pin::pin!(feed(program.stdin.take(), stdin));
+    if let Some(report) = begin(&mut program.failure, control, events).await? {
+        return Some(report);
+    }
+    // Nobody listens: the call was dropped, which is seen below.
+    let level = plan.confinement.level;
+    let _unheard = write_frame(control, &Word::Begun(level)).await;
+    let mut feeding = std::pin::pin!(feed(program.stdin.take(), &plan.stdin));
     let mut is_fed = false;
+    let mut census = Census::new(plan.max_processes);
     loop {
         if let Some(status) = reap(program.pid).main {
-            return Some(report(status, &mut program.failure));
+            return Some(report(status, level));
         }
         let mut byte = [0];
         tokio::select! {
@@ -146,12 +172,63 @@ async fn watch(
             // The daemon says nothing after the plan: anything but waiting is the end.
             _ = control.read(&mut byte) => return None,
             () = &mut feeding, if !is_fed => is_fed = true,
+            () = tokio::time::sleep(census.pause) => {}
+        }
+        if census.is_exceeded() {
+            return Some(Report::TooMany {
+                limit: plan.max_processes,
+            });
         }
     }
 }
 
+/// Until the starter has become the program. Outside, nothing: it shall end. Inside: why it has
+/// not become the program.
+async fn begin(
+    failure: &mut pipe::Receiver,
+    control: &mut UnixStream,
+    events: &mut Events,
+) -> Option<Option<Report>> {
+    let (mut text, mut byte) = (Vec::new(), [0]);
+    tokio::select! {
+        _ = failure.read_to_end(&mut text) => {}
+        _ = events.terminate.recv() => return None,
+        _ = control.read(&mut byte) => return None,
+    }
+    Some(match serde_json::from_slice(&text) {
+        Ok(Failure::System(errno)) => Some(Report::NotStarted { errno }),
+        Ok(Failure::NotConfined(why)) => Some(Report::NotConfined { why }),
+        Err(_) => None,
+    })
+}
+
+/// Counts the processes of the call, often while there are many.
+struct Census {
+    limit: usize,
+    pause: Duration,
+}
+
+impl Census {
+    const fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            pause: COUNT_FIRST,
+        }
+    }
+
+    fn is_exceeded(&mut self) -> bool {
+        let processes = tree::count(getpid(), self.limit);
+        self.pause = if processes < MANY {
+            (self.pause * 2).min(COUNT_CAP)
+        } else {
+            COUNT_FIRST
+        };
+        processes > self.limit
+    }
+}
+
 /// Writes the program's input. A program that does not read it to the end is within its rights.
-async fn feed(stdin: Option<ChildStdin>, text: String) {
+async fn feed(stdin: Option<ChildStdin>, text: &str) {
     let Some(stdin) = stdin else {
         return;
     };
@@ -160,15 +237,12 @@ async fn feed(stdin: Option<ChildStdin>, text: String) {
     }
 }
 
-/// How the program ended.
-fn report(status: WaitStatus, failure: &mut io::PipeReader) -> Report {
-    let mut errno = [0; 4];
-    if failure.read_exact(&mut errno).is_ok() {
-        return Report::NotStarted {
-            errno: i32::from_ne_bytes(errno),
-        };
-    }
+/// How the program ended. Bubblewrap tells a signal as a shell does.
+fn report(status: WaitStatus, level: Sandbox) -> Report {
     match (status.exit_status(), status.terminating_signal()) {
+        (Some(code @ 129..=192), _) if level == Sandbox::Bwrap => {
+            Report::Killed { signal: code - 128 }
+        }
         (Some(code), _) => Report::Exited { code },
         (None, signal) => Report::Killed {
             signal: signal.unwrap_or_default(),
@@ -203,8 +277,10 @@ fn reap(main: Pid) -> Reaped {
     }
 }
 
-/// Ends every process below this one: politely, and after the grace period by force.
-async fn end_all(grace: Duration, events: &mut Events) {
+/// Ends every process below this one: politely, and after the grace period by force. Too many
+/// are not asked.
+async fn end_all(plan: &Plan, events: &mut Events) {
+    let grace = Duration::from_millis(plan.grace_ms);
     let clock = SystemClock::new();
     let me = getpid();
     let mut asked = BTreeSet::new();
@@ -215,11 +291,11 @@ async fn end_all(grace: Duration, events: &mut Events) {
         if now >= grace + KILL_FOR {
             return;
         }
-        if now >= grace {
+        if now >= grace || tree::count(me, plan.max_processes) > plan.max_processes {
             tree::kill_below(me);
             look = LOOK_FIRST;
         } else if now >= next_look {
-            ask(me, &mut asked);
+            ask(me, plan.confinement.level, &mut asked);
             look = (look * 2).min(LOOK_CAP);
             next_look = now + look;
         }
@@ -232,9 +308,13 @@ async fn end_all(grace: Duration, events: &mut Events) {
 }
 
 /// Asks every process that has not been asked yet to end; a stopped one is woken for it. One that
-/// has become another program since may have lost the question, and is asked again.
-fn ask(me: Pid, asked: &mut BTreeSet<tree::Process>) {
+/// has become another program since may have lost the question, and is asked again. Bubblewrap is
+/// not asked: it would take its program with it at once, and ends by itself after that.
+fn ask(me: Pid, level: Sandbox, asked: &mut BTreeSet<tree::Process>) {
     for process in tree::below(me) {
+        if level == Sandbox::Bwrap && process.name() == "bwrap" {
+            continue;
+        }
         if asked.insert(process.clone()) {
             tree::signal(&process, Signal::TERM);
             tree::signal(&process, Signal::CONT);

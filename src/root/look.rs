@@ -1,0 +1,39 @@
+//! The root looks around: who is idle, who waits for room in memory, what the gauges say.
+
+use std::time::Duration;
+
+use super::{Entry, State};
+use crate::metric::{self, SessionState};
+
+/// Whether somebody is idle is asked at every so many looks: once a second.
+const LOOKS: u64 = 4;
+
+impl State {
+    /// What is idle is asked to sleep, and the gauges are set.
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+        if self.shared.lanes.live_sessions.gauge().waiting > 0 {
+            self.rest(Duration::ZERO);
+        }
+        if !self.ticks.is_multiple_of(LOOKS) {
+            return;
+        }
+        let idle_after = Duration::from_millis(self.shared.settings.idle_after_ms);
+        let every = LOOKS * (idle_after.as_secs() / 4).clamp(1, 15);
+        if self.ticks.is_multiple_of(every) {
+            self.rest(idle_after);
+        }
+        metric::sessions(SessionState::Live, self.by_actor.len());
+        metric::turns_running(self.shared.lanes.running_turns.gauge().used);
+        metric::store_bytes(self.shared.store.size_bytes());
+        self.shared.lanes.report();
+    }
+
+    fn rest(&self, after: Duration) {
+        for entry in self.sessions.values() {
+            if let Entry::Live(handle, _) = entry {
+                handle.rest(after);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Which values are secret: the keys of models, what tools get, what the settings name.
+//!
+//! Called by the builder, and by the daemon before its log begins.
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing::warn;
+
+use super::StartError;
+use crate::redact::{BadPattern, MIN_VALUE, Redactor};
+use crate::settings::{Environment, ModelSettings, RedactionSettings, Settings};
+
+/// The key of a model: from the variable, else from the file, else none.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn key(
+    settings: &ModelSettings,
+    environment: &Environment,
+) -> std::io::Result<Option<SecretString>> {
+    if let Some(key) = environment.get(&settings.api_key_env) {
+        return Ok(Some(key.to_owned().into()));
+    }
+    if settings.api_key_file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let key = std::fs::read_to_string(&settings.api_key_file)?;
+    Ok(Some(key.trim().to_owned().into()))
+}
+
+/// Every secret that settings lead to. A file that cannot be read holds none; whoever needs its
+/// key says so.
+pub(super) fn known(settings: &Settings, environment: &Environment) -> Vec<SecretString> {
+    let keys = settings.models.values();
+    let keys = keys.filter_map(|model| key(model, environment).ok().flatten());
+    let tools = settings.tools.values();
+    let handed = tools.clone().flat_map(|tool| &tool.env);
+    let handed = handed.filter(|name| sounds_secret(name));
+    let named = handed.chain(&settings.redaction.values_env);
+    let named = named.filter_map(|name| environment.get(name));
+    let set = tools.flat_map(|tool| &tool.set_env);
+    let set = set.filter(|(name, _)| sounds_secret(name));
+    let values = named.chain(set.map(|(_, value)| value.as_str()));
+    keys.chain(values.map(|value| SecretString::from(value.to_owned())))
+        .collect()
+}
+
+/// Takes these secrets out, and what the settings say.
+///
+/// # Errors
+/// [`BadPattern`].
+pub(super) fn redactor(
+    settings: &RedactionSettings,
+    secrets: &[SecretString],
+) -> Result<Redactor, BadPattern> {
+    if !settings.enabled {
+        return Ok(Redactor::default());
+    }
+    let values = secrets.iter().map(ExposeSecret::expose_secret);
+    let short = values.clone().filter(|value| value.len() < MIN_VALUE);
+    let short = short.count();
+    if short > 0 {
+        warn!(values = short, "secrets are too short to be redacted");
+    }
+    Redactor::new(values, &settings.patterns)
+}
+
+/// What the daemon's log must not show.
+///
+/// # Errors
+/// [`StartError::Pattern`].
+pub fn log_redactor(
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<Redactor, StartError> {
+    Ok(redactor(
+        &settings.redaction,
+        &known(settings, environment),
+    )?)
+}
+
+/// Whether the value of a variable with this name is one to keep.
+fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"]
+        .iter()
+        .any(|word| name.contains(word))
+}
