@@ -54,7 +54,7 @@ pub enum BadPattern {
     )]
     Space(String),
     /// It matches everywhere.
-    #[error("'{0}' matches nothing at all; a pattern has to need a character")]
+    #[error("'{0}' matches where nothing stands; write one that needs a character")]
     Empty(String),
 }
 
