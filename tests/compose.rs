@@ -1,6 +1,7 @@
 //! Tools made of tools, and HTTP tools: from settings and in code, in a whole company.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "helpers outside #[test] functions may unwrap too"
@@ -268,99 +269,92 @@ fn problems(tools: &[(&str, ToolSettings)]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-#[test]
-fn settings_of_tools_that_do_not_go_together_are_refused() {
-    let time = || ToolSettings::default();
-    let kept = |effect| ToolSettings {
+fn kept(effect: Option<EffectClass>) -> ToolSettings {
+    ToolSettings {
         kind: ToolKind::Command,
         description: "x".to_owned(),
         command: vec!["wc".to_owned()],
         effect,
         cache_ttl_ms: Some(5),
         ..ToolSettings::default()
-    };
-    let table = [
-        (
-            vec![
-                ("a", composed(ToolKind::Chain, &["b"])),
-                ("b", composed(ToolKind::Parallel, &["a"])),
-            ],
-            "tools.a.steps: a tool must not lead back to itself: a → b → a",
-        ),
-        (
-            vec![(
-                "time",
-                ToolSettings {
-                    fallback_tool: Some("time".to_owned()),
-                    ..time()
-                },
-            )],
-            "tools.time.fallback_tool: a tool must not lead back to itself",
-        ),
-        (
-            vec![("a", composed(ToolKind::Chain, &["tim"])), ("time", time())],
-            "tools.a.steps: there is no 'tim'; did you mean 'time'?",
-        ),
-        (
-            vec![("a", composed(ToolKind::Chain, &[]))],
-            "tools.a.steps: a chain",
-        ),
-        (
-            vec![("a", kept(None))],
-            "tools.a.cache_ttl_ms: only the answers of a pure tool",
-        ),
-        (
-            vec![
-                (
-                    "time",
-                    ToolSettings {
-                        fallback_text: Some(String::new()),
-                        fallback_tool: Some("calc".to_owned()),
-                        ..time()
-                    },
-                ),
-                ("calc", time()),
-            ],
-            "tools.time.fallback_tool: fallback_text is set too",
-        ),
-        (
-            vec![(
-                "a",
-                ToolSettings {
-                    kind: ToolKind::Http,
-                    description: "x".to_owned(),
-                    ..time()
-                },
-            )],
-            "tools.a.url: '' does not begin",
-        ),
-        (
-            vec![(
-                "time",
-                ToolSettings {
-                    max_at_once: Some(0),
-                    ..time()
-                },
-            )],
-            "tools.time.max_at_once: 0",
-        ),
-    ];
-    for (tools, expected) in table {
-        let found = problems(&tools);
-        assert!(
-            found.iter().any(|it| it.starts_with(expected)),
-            "{expected}: {found:?}"
-        );
     }
-    assert_eq!(
-        problems(&[("a", kept(Some(EffectClass::Pure)))]),
-        [String::new(); 0]
+}
+
+#[track_caller]
+fn assert_refused(tools: &[(&str, ToolSettings)], expected: &str) {
+    let found = problems(tools);
+    assert!(
+        found.iter().any(|it| it.starts_with(expected)),
+        "{expected}: {found:?}"
+    );
+}
+
+#[test]
+fn compositions_that_lead_back_or_nowhere_are_refused() {
+    let time = ToolSettings::default;
+    let back = [
+        ("a", composed(ToolKind::Chain, &["b"])),
+        ("b", composed(ToolKind::Parallel, &["a"])),
+    ];
+    assert_refused(
+        &back,
+        "tools.a.steps: a tool must not lead back to itself: a → b → a",
+    );
+    let itself = ToolSettings {
+        fallback_tool: Some("time".to_owned()),
+        ..time()
+    };
+    assert_refused(
+        &[("time", itself)],
+        "tools.time.fallback_tool: a tool must not lead back to itself",
+    );
+    let misspelt = [("a", composed(ToolKind::Chain, &["tim"])), ("time", time())];
+    assert_refused(
+        &misspelt,
+        "tools.a.steps: there is no 'tim'; did you mean 'time'?",
+    );
+    assert_refused(
+        &[("a", composed(ToolKind::Chain, &[]))],
+        "tools.a.steps: a chain",
     );
     let good = [
         ("a", composed(ToolKind::Chain, &["time", "time"])),
         ("time", time()),
     ];
-    assert_eq!(problems(&good), [String::new(); 0]);
+    assert_eq!(problems(&good), Vec::<String>::new());
+}
+
+#[test]
+fn what_does_not_go_together_around_a_tool_is_refused() {
+    let time = ToolSettings::default;
+    assert_refused(
+        &[("a", kept(None))],
+        "tools.a.cache_ttl_ms: only the answers of a pure tool",
+    );
+    let two = ToolSettings {
+        fallback_text: Some(String::new()),
+        fallback_tool: Some("calc".to_owned()),
+        ..time()
+    };
+    assert_refused(
+        &[("time", two), ("calc", time())],
+        "tools.time.fallback_tool: fallback_text is set too",
+    );
+    let nowhere = ToolSettings {
+        kind: ToolKind::Http,
+        description: "x".to_owned(),
+        ..time()
+    };
+    assert_refused(&[("a", nowhere)], "tools.a.url: '' does not begin");
+    let no_room = ToolSettings {
+        max_at_once: Some(0),
+        ..time()
+    };
+    assert_refused(&[("time", no_room)], "tools.time.max_at_once: 0");
+    assert_eq!(
+        problems(&[("a", kept(Some(EffectClass::Pure)))]),
+        Vec::<String>::new()
+    );
 }
 
 /// A server on this machine that answers each request with what `answer` makes of it; gives its

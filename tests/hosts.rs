@@ -4,7 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
+    clippy::expect_used,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
