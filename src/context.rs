@@ -178,7 +178,7 @@ impl Context {
                 } else {
                     content
                 },
-                is_error: outcome != Outcome::Ok,
+                is_error: outcome.is_error(),
             });
         }
     }

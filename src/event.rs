@@ -257,6 +257,10 @@ pub enum Outcome {
     Cancelled,
     /// It may or may not have happened.
     Unknown,
+    /// The tool was not called, or gave nothing, and what stands in for it answered.
+    Fallback,
+    /// An earlier answer to the same question.
+    Cached,
 }
 
 /// How a turn ended.
@@ -385,6 +389,17 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::Cancelled => "cancelled",
             Self::Unknown => "unknown",
+            Self::Fallback => "fallback",
+            Self::Cached => "cached",
+        }
+    }
+
+    /// Whether the model gets an error. An answer that stands in for another is none.
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        match self {
+            Self::Ok | Self::Fallback | Self::Cached => false,
+            Self::Error | Self::Timeout | Self::Cancelled | Self::Unknown => true,
         }
     }
 }

@@ -59,6 +59,7 @@
 //! `examples/own_model.rs` are whole programs. See [`runtime`] for the rest of the interface.
 
 pub mod admission;
+pub mod breaker;
 pub mod chunk;
 pub mod cli;
 pub mod clock;

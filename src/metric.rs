@@ -22,6 +22,10 @@ const MODEL_TOKENS: &str = "impresario_model_tokens_total";
 const MODEL_COST: &str = "impresario_model_cost_micro_usd_total";
 const TOOL_CALLS: &str = "impresario_tool_calls_total";
 const TOOL_SECONDS: &str = "impresario_tool_duration_seconds";
+const BREAKER: &str = "impresario_tool_breaker";
+const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
+const CACHE: &str = "impresario_tool_cache_total";
+const FALLBACKS: &str = "impresario_tool_fallbacks_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -230,6 +234,11 @@ fn describe_gauges() {
     );
     describe_gauge!(SESSIONS, Unit::Count, "sessions, by state");
     describe_gauge!(TURNS_RUNNING, Unit::Count, "turns that run now");
+    describe_gauge!(
+        BREAKER,
+        Unit::Count,
+        "1 for the state that a tool's breaker is in, by tool and state"
+    );
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "work that waits, by lane");
     describe_gauge!(READERS, Unit::Count, "readers attached to sessions");
     describe_gauge!(STORE_BYTES, Unit::Bytes, "size of the store on disk");
@@ -257,6 +266,21 @@ fn describe_counters() {
         TOOL_CALLS,
         Unit::Count,
         "tool calls that ended, by tool and outcome"
+    );
+    describe_counter!(
+        BREAKER_OPENED,
+        Unit::Count,
+        "times a tool's breaker opened, by tool"
+    );
+    describe_counter!(
+        CACHE,
+        Unit::Count,
+        "calls of tools whose answers are kept, by tool and result: hit or miss"
+    );
+    describe_counter!(
+        FALLBACKS,
+        Unit::Count,
+        "calls that something else answered in a tool's stead, by tool"
     );
     describe_counter!(
         WORKER_RESTARTS,
@@ -357,6 +381,29 @@ pub fn model_cost(model: &str, usd: f64) {
 pub fn tool_call_ended(tool: &str, outcome: &'static str, took: Duration) {
     counter!(TOOL_CALLS, "tool" => tool.to_owned(), "outcome" => outcome).increment(1);
     histogram!(TOOL_SECONDS, "tool" => tool.to_owned()).record(took);
+}
+
+/// Shows in which of all its states a tool's breaker is.
+pub fn breaker(tool: &str, state: &'static str, all: &[&'static str]) {
+    for one in all {
+        let is_it = f64::from(u8::from(*one == state));
+        gauge!(BREAKER, "tool" => tool.to_owned(), "state" => *one).set(is_it);
+    }
+}
+
+/// Counts a breaker that opened.
+pub fn breaker_opened(tool: &str) {
+    counter!(BREAKER_OPENED, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Counts a call of a tool whose answers are kept; `result` is `hit` or `miss`.
+pub fn cache_asked(tool: &str, result: &'static str) {
+    counter!(CACHE, "tool" => tool.to_owned(), "result" => result).increment(1);
+}
+
+/// Counts a call that something else answered in a tool's stead.
+pub fn fallback_used(tool: &str) {
+    counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
 }
 
 /// Counts a worker that was started again.
@@ -484,6 +531,10 @@ mod tests {
         model_tokens("m", TokenKind::Input, 1);
         model_cost("m", 0.5);
         tool_call_ended("t", "ok", took);
+        breaker("t", "open", &["closed", "open"]);
+        breaker_opened("t");
+        cache_asked("t", "hit");
+        fallback_used("t");
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

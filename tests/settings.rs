@@ -292,15 +292,24 @@ fn a_whole_number_is_not_rounded_from_a_fraction_nor_made_from_a_truth_value() {
 
 #[test]
 fn a_pattern_of_secrets_that_is_none_is_said_with_its_key() {
-    let found =
-        problems("[redaction]\nvalues_env = [\"A=B\"]\npatterns = [\"(\", \"a b\", \"x*\"]");
-    let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
-    let patterns = ["redaction.patterns"; 3];
-    assert_eq!(keys, [&patterns[..], &["redaction.values_env"]].concat());
-    assert!(
-        found
-            .iter()
-            .any(|problem| problem.says.contains("white space")),
-        "{found:?}"
-    );
+    let table = [
+        ("patterns = ['(']", "redaction.patterns", "unclosed group"),
+        ("patterns = ['a b']", "redaction.patterns", "white space"),
+        (
+            "patterns = ['x*']",
+            "redaction.patterns",
+            "needs a character",
+        ),
+        (
+            "values_env = ['A=B']",
+            "redaction.values_env",
+            "not the name",
+        ),
+    ];
+    for (line, key, says) in table {
+        let found = problems(&format!("[redaction]\n{line}"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].key, key);
+        assert!(found[0].says.contains(says), "{found:?}");
+    }
 }

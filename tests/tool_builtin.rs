@@ -6,11 +6,13 @@
 )]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use impresario::clock::{Clock, SystemClock};
 use impresario::settings::ToolSettings;
 use impresario::tool::build::{ToolEnvironment, build};
-use impresario::tool::{Invocation, OutputSink, ToolError, Toolbox};
+use impresario::tool::{Care, Invocation, OutputSink, ToolError, Toolbox};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -169,10 +171,12 @@ async fn wait_waits_as_long_as_it_is_told() {
 #[tokio::test]
 async fn a_toolbox_checks_arguments_and_knows_its_tools() {
     let environment = ToolEnvironment::default();
-    let all: Toolbox = ["time", "calc", "wait"]
-        .iter()
-        .map(|name| build(name, &ToolSettings::default(), &environment).unwrap())
-        .collect();
+    let tools = ["time", "calc", "wait"].map(|name| {
+        let tool = build(name, &ToolSettings::default(), &environment).unwrap();
+        (tool, Care::default())
+    });
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let all = Toolbox::new(tools, &clock).unwrap();
     let some = all.only(&["wait".to_owned(), "nobody".to_owned()]);
     assert_eq!(some.iter().count(), 1);
     let arguments = some.arguments("wait", r#"{"seconds": 1}"#);

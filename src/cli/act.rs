@@ -1,5 +1,5 @@
 //! Commands that act on a session, a tool or the daemon: `cancel`, `close`, `rm`, `release`,
-//! `tools call`, `drain`, `stop`.
+//! `tools call`, `tools reset`, `drain`, `stop`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::Client;
 use crate::control::wire::{
-    CallTool, Cancelled, Done, Method, OneSession, SessionAct, Shutdown, ToolAnswer,
+    CallTool, Cancelled, Done, Method, OneSession, OneTool, SessionAct, Shutdown, ToolAnswer,
 };
 use crate::daemon::Exit;
 
@@ -70,6 +70,12 @@ pub(super) async fn call_tool(
         }
     }
     Ok(Exit::Ok)
+}
+
+/// `tools reset`: closes its breaker.
+pub(super) async fn reset_tool(client: &Client, screen: &mut Screen, tool: String) -> Result<Exit> {
+    let done: Done = client.call(Method::ToolReset, OneTool { tool }).await?;
+    tell(screen, done, "closed; it is called again")
 }
 
 /// `drain`: no new work.

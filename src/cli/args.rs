@@ -124,7 +124,7 @@ pub(super) enum Ask {
     Rm { session: String },
     /// Let a quarantined session go on
     Release { session: String },
-    /// List the tools, or call one
+    /// List the tools, call one, or close the breaker of one
     Tools {
         #[command(subcommand)]
         command: Option<ToolCommand>,
@@ -154,6 +154,8 @@ pub(super) enum ToolCommand {
         #[arg(default_value = "{}")]
         arguments: String,
     },
+    /// Close the breaker of a tool, so that it is called again at once
+    Reset { tool: String },
 }
 
 /// What a new session is.

@@ -151,13 +151,21 @@ fn event_line(screen: &mut Screen, event: &Event) -> Result<()> {
 /// `tools`.
 pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> {
     let list: ToolList = client.call(Method::ToolList, Done {}).await?;
-    let head = ["TOOL", "KIND", "EFFECT", "TIMEOUT", "DESCRIPTION"];
+    let head = [
+        "TOOL",
+        "KIND",
+        "EFFECT",
+        "TIMEOUT",
+        "BREAKER",
+        "DESCRIPTION",
+    ];
     rows(screen, &head, &list.tools, |it| {
         vec![
             it.name.clone(),
             it.kind.clone(),
             it.effect.clone(),
             format!("{} ms", it.timeout_ms),
+            it.breaker.clone(),
             short(&it.description, 80),
         ]
     })
@@ -212,6 +220,7 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         ("queued inputs", gauge(it.limits.queued_inputs)),
         ("readers", it.readers.to_string()),
         ("quarantined", it.quarantined.to_string()),
+        ("open breakers", it.open_breakers.to_string()),
         ("recovering", it.recovering.to_string()),
     ];
     pairs(screen, &lines)

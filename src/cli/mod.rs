@@ -178,6 +178,9 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Tools {
             command: Some(ToolCommand::Call { tool, arguments }),
         } => act::call_tool(client, screen, tool, &arguments).await,
+        Ask::Tools {
+            command: Some(ToolCommand::Reset { tool }),
+        } => act::reset_tool(client, screen, tool).await,
         Ask::Agents => look::agents(client, screen).await,
         Ask::Models => look::models(client, screen).await,
         Ask::Status => look::status(client, screen).await,

@@ -17,8 +17,9 @@ use crate::control::pump::Feed;
 use crate::control::wire::{
     Agent, AgentList, CallTool, Cancelled, CreateSession, Done, ErrorObject, Event, EventPage,
     EventsOf, Gauge, Hello, HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow,
-    OneSession, PROTOCOL, Request, SendInput, Sent, Session, SessionAct, SessionList, Shutdown,
-    Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe, rfc3339,
+    OneSession, OneTool, PROTOCOL, Request, SendInput, Sent, Session, SessionAct, SessionList,
+    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    rfc3339,
 };
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -59,6 +60,7 @@ pub(super) async fn call(
         Method::SessionUnsubscribe => with(request, |params| unsubscribe(connection, &params)),
         Method::ToolList => told(Ok(tools(company))),
         Method::ToolCall => told(call_tool(company, request.params()?).await),
+        Method::ToolReset => with(request, |params| reset_tool(company, &params)),
         Method::AgentList => told(Ok(agents(company))),
         Method::ModelList => told(Ok(models(company))),
         Method::SessionCreate
@@ -96,6 +98,7 @@ async fn of_sessions(
         | Method::SessionUnsubscribe
         | Method::ToolList
         | Method::ToolCall
+        | Method::ToolReset
         | Method::AgentList
         | Method::ModelList => Err(unknown(method.name())),
     }
@@ -166,6 +169,7 @@ fn status(connection: &Connection) -> Status {
         },
         readers: status.readers as u64,
         quarantined: status.quarantined as u64,
+        open_breakers: status.open_breakers as u64,
         recovering: status.recovering as u64,
         store_bytes: status.store_bytes,
         data: house.options.data.display().to_string(),
@@ -390,6 +394,8 @@ fn tools(company: &Impresario) -> ToolList {
         effect: tool.effect.name().to_owned(),
         timeout_ms: milliseconds(tool.timeout),
         parameters: tool.parameters,
+        breaker: tool.breaker.state.name().to_owned(),
+        failures: tool.breaker.failures,
     };
     ToolList {
         tools: company.tools().into_iter().map(tool).collect(),
@@ -404,6 +410,11 @@ async fn call_tool(company: &Impresario, params: CallTool) -> Result<ToolAnswer,
     };
     let content = company.call_tool(&params.tool, &arguments).await?;
     Ok(ToolAnswer { content })
+}
+
+fn reset_tool(company: &Impresario, params: &OneTool) -> Result<Done, Fault> {
+    company.reset_tool(&params.tool)?;
+    Ok(Done {})
 }
 
 fn agents(company: &Impresario) -> AgentList {

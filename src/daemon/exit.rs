@@ -81,6 +81,7 @@ impl Exit {
             StartError::Store(OpenError::AlreadyOpen { .. }) => Self::AlreadyRunning,
             StartError::Model(_)
             | StartError::Tool(_)
+            | StartError::Tools(_)
             | StartError::Key { .. }
             | StartError::Pattern(_)
             | StartError::Unknown { .. } => Self::Settings,

@@ -15,7 +15,7 @@ use crate::session::shared::{self, Census, Lanes, ModelEntry, Phase, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
-use crate::tool::{Tool, Toolbox};
+use crate::tool::{Care, Tool, Toolbox};
 
 /// Prepares a company.
 ///
@@ -45,6 +45,7 @@ pub struct Builder {
     agents: BTreeMap<String, AgentSettings>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, Arc<dyn Tool>>,
+    cares: BTreeMap<String, Care>,
     clock: Arc<dyn Clock>,
     shim: Option<PathBuf>,
     secrets: Vec<SecretString>,
@@ -73,6 +74,9 @@ pub enum StartError {
     /// A tool cannot be made.
     #[error(transparent)]
     Tool(#[from] crate::tool::build::BuildError),
+    /// Tools do not go together.
+    #[error(transparent)]
+    Tools(#[from] crate::tool::ToolboxError),
     /// The file of a key cannot be read.
     #[error("failed to read the key of model '{model}' from {}: {source}", path.display())]
     Key {
@@ -156,6 +160,7 @@ impl Default for Builder {
             agents: BTreeMap::new(),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
             secrets: Vec::new(),
@@ -212,6 +217,13 @@ impl Builder {
         self
     }
 
+    /// How the host of the tool with this name treats it: breaker, fallback, cache, lane.
+    #[must_use]
+    pub fn care(mut self, tool: impl Into<String>, care: Care) -> Self {
+        self.cares.insert(tool.into(), care);
+        self
+    }
+
     /// Adds a model under this name. Wrap it in [`crate::model::watch::Watched`] for watchdogs.
     #[must_use]
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
@@ -265,6 +277,7 @@ impl Builder {
             agents: settings.agents.clone(),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
             secrets: secrets::known(settings, environment),
@@ -282,6 +295,7 @@ impl Builder {
                 .collect(),
         };
         for (name, tool) in &settings.tools {
+            builder.cares.insert(name.clone(), crate::tool::care(tool));
             let tool = crate::tool::build::build(name, tool, &tool_environment)?;
             builder.tools.insert(name.clone(), tool);
         }
@@ -293,7 +307,11 @@ impl Builder {
     /// # Errors
     /// [`StartError`] says what to do.
     pub async fn start(self) -> Result<Impresario, StartError> {
-        let tools: Toolbox = self.tools.values().cloned().collect();
+        let hosted = self.tools.iter().map(|(name, tool)| {
+            let care = self.cares.get(name).cloned().unwrap_or_default();
+            (Arc::clone(tool), care)
+        });
+        let tools = Toolbox::new(hosted, &self.clock)?;
         let models: BTreeMap<_, _> = self
             .models
             .into_iter()

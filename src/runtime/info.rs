@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::Impresario;
 use crate::admission::Gauge;
+use crate::breaker::BreakerState;
 use crate::event::EffectClass;
 use crate::fault::Fault;
 use crate::id::SessionId;
 use crate::store::Summary;
+use crate::tool::Toolbox;
+use crate::tool::host::BreakerInfo;
 
 /// What is known of a session.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +69,8 @@ pub struct ToolInfo {
     pub timeout: Duration,
     /// JSON Schema of its arguments.
     pub parameters: serde_json::Value,
+    /// Where its breaker stands.
+    pub breaker: BreakerInfo,
 }
 
 /// How the company is.
@@ -91,6 +96,8 @@ pub struct Status {
     pub quarantined: usize,
     /// Unfinished sessions found at the start and not woken yet.
     pub recovering: usize,
+    /// Tools that are not called for now, because they kept failing; those on trial included.
+    pub open_breakers: usize,
     /// Bytes on disk.
     pub store_bytes: u64,
     /// Time since the start.
@@ -114,6 +121,7 @@ impl Impresario {
             readers: shared.census.readers(),
             quarantined: shared.census.quarantined(),
             recovering: self.0.recovering.load(Ordering::Relaxed),
+            open_breakers: open_breakers(&shared.tools),
             store_bytes: shared.store.size_bytes(),
             uptime: shared.clock.elapsed().saturating_sub(self.0.since),
         }
@@ -153,17 +161,19 @@ impl Impresario {
     /// Every tool, by name.
     #[must_use]
     pub fn tools(&self) -> Vec<ToolInfo> {
-        let tools = self.0.shared.tools.iter();
-        tools
-            .map(|tool| {
+        let hosts = self.0.shared.tools.hosts();
+        hosts
+            .map(|host| {
+                let tool = host.tool();
                 let spec = tool.spec();
                 ToolInfo {
                     name: spec.definition.name.clone(),
                     kind: tool.kind().to_owned(),
                     description: spec.definition.description.clone(),
-                    effect: spec.effect,
+                    effect: host.effect(),
                     timeout: spec.timeout,
                     parameters: spec.definition.parameters.clone(),
+                    breaker: host.breaker(),
                 }
             })
             .collect()
@@ -175,4 +185,11 @@ impl Impresario {
         let summary = summary.ok_or(crate::store::StoreError::NotFound(id))?;
         self.info_of(id, summary).await
     }
+}
+
+fn open_breakers(tools: &Toolbox) -> usize {
+    let states = tools.hosts().map(|host| host.breaker().state);
+    states
+        .filter(|state| *state != BreakerState::Closed)
+        .count()
 }

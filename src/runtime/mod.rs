@@ -14,10 +14,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tracing::{info, warn};
 
-use crate::event::SessionCreated;
+use crate::event::{Outcome, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::SessionId;
 use crate::metric::{self, Rejection};
@@ -26,7 +25,7 @@ use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
 use crate::store::Summary;
-use crate::tool::{Invocation, OutputSink};
+use crate::tool::{Call, OutputSink, RunEnd};
 
 pub use crate::admission::Gauge;
 pub use crate::session::Accepted;
@@ -113,43 +112,46 @@ impl Impresario {
     pub async fn call_tool(&self, name: &str, arguments: &str) -> Result<String, Fault> {
         self.takes_work()?;
         let tools = &self.0.shared.tools;
-        let Some(tool) = tools.get(name) else {
-            return Err(no_such(
-                "tool",
-                name,
-                tools.iter().map(|tool| tool.spec().definition.name.clone()),
-            ));
-        };
-        let arguments = tools
+        if tools.get(name).is_none() {
+            let names = tools.iter().map(|tool| tool.spec().definition.name.clone());
+            return Err(no_such("tool", name, names));
+        }
+        tools
             .arguments(name, arguments)
             .map_err(|fault| Fault::new(Code::InvalidParams, fault))?;
         let lane = &self.0.shared.lanes.tool_workers;
         let _place = lane.try_enter().map_err(overloaded)?;
-        let run = tool.call(Invocation {
-            arguments,
+        let call = Call {
+            tool: name.to_owned(),
+            arguments: arguments.to_owned(),
             idempotency_key: format!("call:{}", self.0.shared.clock.session_id()),
             attempt: 1,
             output: OutputSink::none(),
-        });
-        let run = std::panic::AssertUnwindSafe(run).catch_unwind();
-        match tokio::time::timeout(tool.spec().timeout, run).await {
-            Ok(Ok(Ok(text))) => Ok(self.0.shared.redactor.text(&text)),
-            Ok(Ok(Err(error))) => {
-                let says = self.0.shared.redactor.text(&error.to_string());
-                Err(Fault::new(Code::Internal, says))
+        };
+        let redactor = &self.0.shared.redactor;
+        match tools.settle(&call).await {
+            RunEnd::Done(outcome, text) if !outcome.is_error() => Ok(redactor.text(&text)),
+            RunEnd::Died(Outcome::Timeout, reason) => {
+                Err(Fault::new(Code::Timeout, format!("the tool gave {reason}")))
             }
-            Ok(Err(_panic)) => Err(Fault::new(
-                Code::Internal,
-                format!("the tool '{name}' crashed; the log says where"),
-            )),
-            Err(_) => Err(Fault::new(
-                Code::Timeout,
-                format!(
-                    "the tool gave no answer within {} ms",
-                    tool.spec().timeout.as_millis()
-                ),
-            )),
+            RunEnd::Done(_, text) | RunEnd::Died(_, text) => {
+                Err(Fault::new(Code::Internal, redactor.text(&text)))
+            }
         }
+    }
+
+    /// Closes the breaker of a tool, so that it is called again at once.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub fn reset_tool(&self, name: &str) -> Result<(), Fault> {
+        let tools = &self.0.shared.tools;
+        let Some(host) = tools.host(name) else {
+            let names = tools.iter().map(|tool| tool.spec().definition.name.clone());
+            return Err(no_such("tool", name, names));
+        };
+        host.reset();
+        Ok(())
     }
 
     /// Refuses new work from now on; turns that run go on.

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::StartError;
 use crate::redact::{BadPattern, MIN_VALUE, Redactor};
-use crate::settings::{Environment, ModelSettings, RedactionSettings, Settings};
+use crate::settings::{Environment, HeaderSettings, ModelSettings, RedactionSettings, Settings};
 
 /// The key of a model: from the variable, else from the file, else none.
 ///
@@ -37,11 +37,24 @@ pub(super) fn known(settings: &Settings, environment: &Environment) -> Vec<Secre
     let handed = handed.filter(|name| sounds_secret(name));
     let named = handed.chain(&settings.redaction.values_env);
     let named = named.filter_map(|name| environment.get(name));
+    let headers = tools.clone().flat_map(|tool| tool.headers.values());
+    let headers = headers.filter_map(|header| header_secret(header, environment));
     let set = tools.flat_map(|tool| &tool.set_env);
     let set = set.filter(|(name, _)| sounds_secret(name));
     let values = named.chain(set.map(|(_, value)| value.as_str()));
-    keys.chain(values.map(|value| SecretString::from(value.to_owned())))
+    keys.chain(headers)
+        .chain(values.map(|value| SecretString::from(value.to_owned())))
         .collect()
+}
+
+/// The secret of a header of an HTTP tool, from its variable or its file.
+fn header_secret(header: &HeaderSettings, environment: &Environment) -> Option<SecretString> {
+    if let Some(secret) = environment.get(&header.secret_env) {
+        return Some(secret.to_owned().into());
+    }
+    let named = !header.secret_file.as_os_str().is_empty();
+    let secret = named.then(|| std::fs::read_to_string(&header.secret_file));
+    Some(secret?.ok()?.trim().to_owned().into())
 }
 
 /// Takes these secrets out, and what the settings say.

@@ -194,9 +194,10 @@ impl State {
             return Ok(());
         }
         let policy = self.restart_policy(&open.tool);
+        let fallen = self.fallen.get(&open.of).cloned();
         let backoff = match open.attempt {
-            1 => Duration::ZERO,
-            again => policy.backoff.wait(again - 1, fastrand::f64()),
+            2.. if fallen.is_none() => policy.backoff.wait(open.attempt - 1, fastrand::f64()),
+            _ => Duration::ZERO,
         };
         let (of, attempt, owed_by) = (open.of, open.attempt, open.owed_by);
         let open = match self.unredacted.get(&of) {
@@ -209,6 +210,7 @@ impl State {
         let work = ToolWork {
             id: self.id,
             open,
+            fallen,
             tools: self
                 .agent
                 .as_ref()

@@ -29,7 +29,7 @@ use tracing::debug;
 
 use crate::admission::Place;
 use crate::context::Context;
-use crate::event::Fact;
+use crate::event::{Fact, Outcome};
 use crate::fault::Fault;
 use crate::id::{Seq, SessionId};
 use crate::model::Piece;
@@ -185,6 +185,8 @@ struct State {
     step_places: Arc<Semaphore>,
     /// How often each tool died of late.
     deaths: HashMap<String, Intensity>,
+    /// Calls that are not run again, for which something stands in: how the last run ended.
+    fallen: BTreeMap<Seq, (Outcome, String)>,
     /// The place of the running turn.
     turn_place: TurnPlace,
     /// The places of inputs that wait for their turn.
@@ -282,6 +284,7 @@ impl State {
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
+            fallen: BTreeMap::new(),
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),
             retry: None,
@@ -331,6 +334,7 @@ impl State {
         self.commit();
         let turn = &self.turn;
         self.input_places.retain(|input, _| turn.waits(*input));
+        self.fallen.retain(|of, _| turn.open_call(*of).is_some());
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
-use super::worker::{ModelEnd, ToolEnd, ToolEndKind};
+use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
 use crate::event::{LlmResponse, Outcome, Sandbox, ToolResult};
 use crate::id::Seq;
@@ -17,6 +17,7 @@ use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
 use crate::restart::Backoff;
 use crate::store::MAX_EVENT_BYTES;
+use crate::tool::RunEnd;
 use crate::turn::{Input, ModelFailure, OpenCall, Owed, ToolDeath};
 
 /// So much of a tool's provisional output is kept for readers that come later, bytes.
@@ -173,10 +174,10 @@ impl State {
             sandbox: end.sandbox,
         };
         match end.how {
-            ToolEndKind::Done(outcome, content) => {
+            RunEnd::Done(outcome, content) => {
                 self.tool_done(end.of, outcome, content, &ended);
             }
-            ToolEndKind::Died(outcome, reason) => {
+            RunEnd::Died(outcome, reason) => {
                 self.tool_died(end.of, outcome, reason, &ended);
             }
         }
@@ -185,6 +186,7 @@ impl State {
     fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
         self.live.finish(of);
         let took = self.since(&ended.running);
+        self.fallen.remove(&of);
         if let Some(open) = self.turn.open_call(of) {
             metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
         }
@@ -203,6 +205,9 @@ impl State {
         let Some(open) = self.turn.open_call(of) else {
             return;
         };
+        if self.fallen.remove(&of).is_some() {
+            return self.tool_given_up(of, outcome, reason, ended);
+        }
         let tool = open.tool.clone();
         let took = self.since(running);
         warn!(session = %self.id, %tool, attempt = running.attempt, %reason, "tool run died");
@@ -215,20 +220,44 @@ impl State {
             .failed(&policy, now)
             .is_some();
         let allowed_again = in_bounds && running.attempt <= policy.max_restarts;
-        let again = allowed_again && open_may_run_again(self.turn.open_call(of));
-        if again {
+        let may_again = open_may_run_again(self.turn.open_call(of));
+        if allowed_again && may_again {
             metric::worker_restarted(WorkerKind::Tool);
+            self.decide_outcome(Input::ToolDied(ToolDeath {
+                of,
+                outcome,
+                reason,
+                allowed_again,
+                duration_ms: millis(took),
+                sandbox: ended.sandbox,
+            }));
+        } else if may_again && self.has_stand_in(&tool) {
+            // The call is still owed, so that a worker begins for it, which asks the fallback.
+            self.fallen.insert(of, (outcome, reason));
         } else {
-            metric::tool_call_ended(self.known_tool(&tool), outcome.name(), took);
+            self.tool_given_up(of, outcome, reason, ended);
+        }
+    }
+
+    /// The last run died, and nothing stands in for the tool.
+    fn tool_given_up(&mut self, of: Seq, outcome: Outcome, reason: String, ended: &Ended) {
+        let took = self.since(&ended.running);
+        if let Some(open) = self.turn.open_call(of) {
+            metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
         }
         self.decide_outcome(Input::ToolDied(ToolDeath {
             of,
             outcome,
             reason,
-            allowed_again,
+            allowed_again: false,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
         }));
+    }
+
+    fn has_stand_in(&self, tool: &str) -> bool {
+        let agent = self.agent.as_ref();
+        agent.is_some_and(|agent| agent.tools.has_stand_in(tool))
     }
 
     /// A worker panicked.

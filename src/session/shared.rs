@@ -216,8 +216,8 @@ impl Agent {
             ),
             effects: Arc::new(
                 tools
-                    .iter()
-                    .map(|tool| (tool.spec().definition.name.clone(), tool.spec().effect))
+                    .hosts()
+                    .map(|host| (host.tool().spec().definition.name.clone(), host.effect()))
                     .collect(),
             ),
             tools,

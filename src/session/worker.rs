@@ -18,7 +18,8 @@ use crate::event::{Outcome, Sandbox};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
-use crate::tool::{Invocation, OutputSink, Tool, ToolError, Toolbox};
+use crate::tool::host::cut;
+use crate::tool::{Call, OutputSink, RunEnd, Toolbox};
 use crate::turn::OpenCall;
 
 /// So many pieces of one effect may wait in the session's mailbox; then the effect waits.
@@ -142,6 +143,8 @@ pub(super) struct ToolWork {
     pub(super) id: SessionId,
     pub(super) open: OpenCall,
     pub(super) tools: Toolbox,
+    /// No run follows; how the last one ended, if something can stand in for the tool.
+    pub(super) fallen: Option<(Outcome, String)>,
     /// Wait so long before the run begins.
     pub(super) backoff: Duration,
     /// Places among the calls of one step.
@@ -155,18 +158,9 @@ pub(super) struct ToolWork {
 pub(super) struct ToolEnd {
     pub(super) of: Seq,
     pub(super) attempt: u32,
-    pub(super) how: ToolEndKind,
+    pub(super) how: RunEnd,
     /// How the run was confined, where it was a program's.
     pub(super) sandbox: Option<Sandbox>,
-}
-
-/// Whether a run gave an outcome.
-#[derive(Debug)]
-pub(super) enum ToolEndKind {
-    /// It did.
-    Done(Outcome, String),
-    /// It did not: the outcome that this means if no other run follows, and why.
-    Died(Outcome, String),
 }
 
 impl ToolWork {
@@ -191,26 +185,18 @@ impl ToolWork {
         }));
     }
 
-    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> ToolEndKind {
-        let name = &self.open.tool;
-        let arguments = match self.tools.arguments(name, &self.open.arguments) {
-            Ok(arguments) => arguments,
-            Err(fault) => return ToolEndKind::Done(Outcome::Error, fault),
-        };
-        let Some(tool) = self.tools.get(name) else {
-            return ToolEndKind::Done(Outcome::Error, format!("there is no tool named {name:?}"));
-        };
-        let run = tool.call(Invocation {
-            arguments,
+    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> RunEnd {
+        let call = Call {
+            tool: self.open.tool.clone(),
+            arguments: self.open.arguments.clone(),
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
             output: sink,
-        });
-        let timeout = tool.spec().timeout;
+        };
         // The run's last words are shown before its end is told; one that left its sink with
         // somebody else is not waited for.
         let (mut run, show) = (
-            std::pin::pin!(tokio::time::timeout(timeout, run)),
+            std::pin::pin!(self.run_or_stand_in(call)),
             std::pin::pin!(self.show(output)),
         );
         let ended = match futures_util::future::select(&mut run, show).await {
@@ -222,15 +208,19 @@ impl ToolWork {
             Either::Right(((), run)) => run.await,
         };
         match ended {
-            Ok(Ok(text)) => ToolEndKind::Done(Outcome::Ok, cut(text, tool.as_ref())),
-            Ok(Err(ToolError::Failed(text))) => {
-                ToolEndKind::Done(Outcome::Error, cut(text, tool.as_ref()))
+            RunEnd::Done(outcome, text) => RunEnd::Done(outcome, cut(text, RESULT_KEPT)),
+            died @ RunEnd::Died(..) => died,
+        }
+    }
+
+    /// The sink goes with the call, when it has ended.
+    async fn run_or_stand_in(&self, call: Call) -> RunEnd {
+        match &self.fallen {
+            None => self.tools.run(&call).await,
+            Some((outcome, reason)) => {
+                let died = RunEnd::Died(*outcome, reason.clone());
+                self.tools.stand_in(&call, died).await
             }
-            Ok(Err(ToolError::Died(reason))) => ToolEndKind::Died(Outcome::Error, reason),
-            Err(_) => ToolEndKind::Died(
-                Outcome::Timeout,
-                format!("no answer within {} ms", timeout.as_millis()),
-            ),
         }
     }
 
@@ -254,19 +244,4 @@ impl ToolWork {
             }
         }
     }
-}
-
-/// Cuts a result to the tool's limit and says so.
-fn cut(mut text: String, tool: &dyn Tool) -> String {
-    let limit = tool.spec().max_output_bytes.min(RESULT_KEPT);
-    if text.len() <= limit {
-        return text;
-    }
-    let whole = text.len();
-    let end = (0..=limit)
-        .rev()
-        .find(|end| text.is_char_boundary(*end))
-        .unwrap_or(0);
-    text.truncate(end);
-    text + &format!("\n[cut: {end} of {whole} bytes shown]")
 }

@@ -3,11 +3,14 @@
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
 
+pub(crate) mod cycle;
 mod environment;
 mod load;
+mod model;
 mod paths;
 mod problems;
 mod sandbox;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,9 +22,11 @@ use crate::event::EffectClass;
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
+pub use model::{ModelSettings, PriceSettings, Provider};
 pub use paths::NoHome;
 pub use problems::Problem;
 pub use sandbox::SandboxLevel;
+pub use steps::{HeaderSettings, StepSettings};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -191,69 +196,6 @@ pub struct StopSettings {
     pub grace_ms: u64,
 }
 
-/// `[models.NAME]`: one model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelSettings {
-    /// Who answers.
-    pub provider: Provider,
-    /// The provider's name for the model; not needed for `offline` and `scripted`.
-    pub model: String,
-    /// Where the provider is; empty for the provider's own address.
-    pub base_url: String,
-    /// The environment variable that holds the key.
-    pub api_key_env: String,
-    /// The file that holds the key; its white space is trimmed.
-    pub api_key_file: PathBuf,
-    /// The script of `scripted`.
-    pub script: PathBuf,
-    /// To the first piece.
-    pub first_token_timeout_ms: u64,
-    /// Between two pieces.
-    pub idle_timeout_ms: u64,
-    /// The whole call.
-    pub call_timeout_ms: u64,
-    /// 0 to 2; left to the provider when not set.
-    pub temperature: Option<f64>,
-    /// Tokens of one answer; left to the provider when not set.
-    pub max_tokens: Option<u32>,
-    /// For repeatable answers, where the provider can.
-    pub seed: Option<u64>,
-    /// What it costs; a model without prices records no cost.
-    pub prices: Option<PriceSettings>,
-}
-
-/// Who answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Provider {
-    /// The built-in stand-in: no network, no key, no intelligence.
-    #[default]
-    Offline,
-    /// Plays a script.
-    Scripted,
-    /// OpenAI and all that speak its chat protocol.
-    Openai,
-    /// Anthropic.
-    Anthropic,
-    /// Gemini.
-    Gemini,
-    /// Ollama.
-    Ollama,
-}
-
-/// USD per million tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PriceSettings {
-    /// Tokens read.
-    pub input: f64,
-    /// Tokens read from the provider's cache; the price of `input` when not set.
-    pub cached: Option<f64>,
-    /// Tokens written.
-    pub output: f64,
-}
-
 /// `[tools.NAME]`: one tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(
@@ -292,8 +234,34 @@ pub struct ToolSettings {
     pub backoff_cap_ms: u64,
     /// A longer result is cut.
     pub max_output_bytes: usize,
-    /// `http_get`: private and local addresses may be asked.
+    /// `http_get`, `http`: private and local addresses may be asked.
     pub allow_private: bool,
+    /// It is not called for a while after so many failures in a row; 0 for never.
+    pub breaker_failures: u32,
+    /// How long.
+    pub breaker_open_ms: u64,
+    /// The text that stands in for it when it fails or is not called.
+    pub fallback_text: Option<String>,
+    /// The tool that does.
+    pub fallback_tool: Option<String>,
+    /// Its answers are used again for so long; pure tools only.
+    pub cache_ttl_ms: Option<u64>,
+    /// So many answers are kept.
+    pub cache_entries: u64,
+    /// So many runs at once in the whole daemon.
+    pub max_at_once: Option<usize>,
+    /// `chain`, `parallel`: the tools that it calls.
+    pub steps: Vec<StepSettings>,
+    /// `parallel`: so many of them at once.
+    pub steps_at_once: usize,
+    /// `http`: the method.
+    pub method: String,
+    /// `http`: the address, a template.
+    pub url: String,
+    /// `http`: headers by name.
+    pub headers: BTreeMap<String, HeaderSettings>,
+    /// `http`: the body, JSON with templates in it.
+    pub body: Option<serde_json::Value>,
     /// `command`: address space of each process, MiB.
     pub max_memory_mb: Option<u64>,
     /// `command`: processor time of each process, seconds.
@@ -325,6 +293,12 @@ pub enum ToolKind {
     Builtin,
     /// A program: arguments as JSON on stdin, result on stdout.
     Command,
+    /// A request to an HTTP server.
+    Http,
+    /// Tools one after the other, each fed the last result.
+    Chain,
+    /// Tools at once, all results in order.
+    Parallel,
 }
 
 /// `[agents.NAME]`: one agent.
@@ -438,26 +412,6 @@ impl Default for StopSettings {
     }
 }
 
-impl Default for ModelSettings {
-    fn default() -> Self {
-        Self {
-            provider: Provider::Offline,
-            model: String::new(),
-            base_url: String::new(),
-            api_key_env: String::new(),
-            api_key_file: PathBuf::new(),
-            script: PathBuf::new(),
-            first_token_timeout_ms: 60_000,
-            idle_timeout_ms: 30_000,
-            call_timeout_ms: 600_000,
-            temperature: None,
-            max_tokens: None,
-            seed: None,
-            prices: None,
-        }
-    }
-}
-
 impl Default for ToolSettings {
     fn default() -> Self {
         Self {
@@ -477,6 +431,19 @@ impl Default for ToolSettings {
             backoff_cap_ms: 10_000,
             max_output_bytes: 256 * 1024,
             allow_private: false,
+            breaker_failures: 5,
+            breaker_open_ms: 60_000,
+            fallback_text: None,
+            fallback_tool: None,
+            cache_ttl_ms: None,
+            cache_entries: 1_000,
+            max_at_once: None,
+            steps: Vec::new(),
+            steps_at_once: 8,
+            method: "GET".to_owned(),
+            url: String::new(),
+            headers: BTreeMap::new(),
+            body: None,
             max_memory_mb: None,
             max_cpu_s: None,
             max_open_files: None,

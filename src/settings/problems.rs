@@ -35,7 +35,7 @@ impl fmt::Display for Problem {
 }
 
 /// Collects faults below one dotted path.
-struct Faults<'a> {
+pub(super) struct Faults<'a> {
     path: String,
     found: &'a mut Vec<Problem>,
 }
@@ -53,6 +53,7 @@ impl Settings {
         for (name, tool) in &self.tools {
             tool.check(name, &mut below(&mut found, "tools", name));
         }
+        self.check_tools_together(&mut found);
         for (name, agent) in &self.agents {
             self.check_agent(agent, &mut below(&mut found, "agents", name));
         }
@@ -226,15 +227,18 @@ impl ToolSettings {
                                 for example [\"wc\", \"-w\"]";
                     faults.say("command", says.to_owned());
                 }
-                if self.description.is_empty() {
-                    let says = "the model needs a sentence that says what the tool does";
-                    faults.say("description", says.to_owned());
-                }
                 for (key, says) in sandbox::faults(self) {
                     faults.say(key, says);
                 }
             }
+            ToolKind::Http => self.check_http(faults),
+            ToolKind::Chain | ToolKind::Parallel => self.check_composition(faults),
         }
+        if self.kind != ToolKind::Builtin && self.description.is_empty() {
+            let says = "the model needs a sentence that says what the tool does";
+            faults.say("description", says.to_owned());
+        }
+        self.check_care(faults);
         if self.parameters.as_ref().is_some_and(|it| !it.is_object()) {
             faults.say(
                 "parameters",
@@ -258,7 +262,7 @@ impl ToolSettings {
             faults.say("command", says.to_owned());
         } else if !BUILTIN_TOOLS.contains(&name) {
             let says = format!(
-                "no tool '{name}' is built in, only {}; other tools have kind = \"command\"",
+                "no tool '{name}' is built in, only {}; other tools have kind = \"command\", \"http\", \"chain\" or \"parallel\"",
                 BUILTIN_TOOLS.join(", ")
             );
             faults.say("kind", says);
@@ -274,7 +278,7 @@ fn at<'a>(found: &'a mut Vec<Problem>, path: &str) -> Faults<'a> {
 }
 
 /// The faults of one named thing; its name is checked at once.
-fn below<'a>(found: &'a mut Vec<Problem>, section: &str, name: &str) -> Faults<'a> {
+pub(super) fn below<'a>(found: &'a mut Vec<Problem>, section: &str, name: &str) -> Faults<'a> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let path = format!("{section}.{name}");
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
@@ -292,7 +296,7 @@ fn is_empty(path: &Path) -> bool {
 }
 
 impl Faults<'_> {
-    fn say(&mut self, key: &str, says: String) {
+    pub(super) fn say(&mut self, key: &str, says: String) {
         self.found.push(Problem {
             key: format!("{}.{key}", self.path),
             says,
@@ -306,13 +310,13 @@ impl Faults<'_> {
         }
     }
 
-    fn at_least(&mut self, key: &str, value: u64, least: u64) {
+    pub(super) fn at_least(&mut self, key: &str, value: u64, least: u64) {
         if value < least {
             self.say(key, format!("{value} is too small; at least {least}"));
         }
     }
 
-    fn at_most(&mut self, key: &str, value: u64, most: u64) {
+    pub(super) fn at_most(&mut self, key: &str, value: u64, most: u64) {
         if value > most {
             self.say(key, format!("{value} is too large; at most {most}"));
         }
@@ -328,7 +332,7 @@ impl Faults<'_> {
         }
     }
 
-    fn known(&mut self, key: &str, name: &str, known: &[String]) {
+    pub(super) fn known(&mut self, key: &str, name: &str, known: &[String]) {
         if known.iter().any(|it| it == name) {
             return;
         }

@@ -303,12 +303,14 @@ const EFFECTS: [EffectClass; 3] = [
     EffectClass::Idempotent,
     EffectClass::AtMostOnce,
 ];
-const OUTCOMES: [Outcome; 5] = [
+const OUTCOMES: [Outcome; 7] = [
     Outcome::Ok,
     Outcome::Error,
     Outcome::Timeout,
     Outcome::Cancelled,
     Outcome::Unknown,
+    Outcome::Fallback,
+    Outcome::Cached,
 ];
 const SANDBOXES: [Sandbox; 4] = [
     Sandbox::None,
@@ -428,6 +430,21 @@ mod tests {
         facts
     }
 
+    /// Words that were added to kinds that were there.
+    fn later_facts() -> Vec<Fact> {
+        let result = |outcome| {
+            Fact::ToolResult(ToolResult {
+                of: Seq::new(6),
+                outcome,
+                content: "2".to_owned(),
+                attempts: 1,
+                duration_ms: 3,
+                sandbox: None,
+            })
+        };
+        vec![result(Outcome::Fallback), result(Outcome::Cached)]
+    }
+
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
         vec![
             Fact::SessionCreated(SessionCreated {
@@ -515,6 +532,22 @@ mod tests {
             };
             records.push((event.fact.name().to_owned(), key, value));
         }
+        for (fact, number) in later_facts().into_iter().zip(100..) {
+            let Fact::ToolResult(result) = &fact else {
+                panic!("a new outcome is one of a tool")
+            };
+            let name = format!("tool_result_{}", result.outcome.name());
+            let event = Event {
+                seq: Seq::new(number),
+                at: Timestamp(1_700_000_000_000 + number),
+                fact,
+            };
+            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
+            else {
+                panic!("an event is put")
+            };
+            records.push((name, key, value));
+        }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
         records.push(("record_summary".to_owned(), key, value));
@@ -579,6 +612,14 @@ mod tests {
                 fact,
             };
             assert_eq!(event, expected);
+        }
+        for (fact, number) in later_facts().into_iter().zip(100..) {
+            let Fact::ToolResult(result) = &fact else {
+                panic!("a new outcome is one of a tool")
+            };
+            let (_, value) = witness(&format!("tool_result_{}", result.outcome.name()));
+            let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
+            assert_eq!(event.fact, fact);
         }
     }
 

@@ -1,8 +1,7 @@
 //! Makes tools from their settings.
 //!
 //! Called by the daemon at start and at every reload. All faults that can be known before a call
-//! are found here. It reads neither the environment nor a file: the environment comes as a
-//! snapshot.
+//! are found here. It does not read the environment, which comes as a snapshot.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ use crate::tool::command::CommandTool;
 use crate::tool::process::Program;
 use crate::tool::process::plan::Limits;
 use crate::tool::process::sandbox::{Network, Otherwise, View, Wish};
-use crate::tool::{Tool, ToolSpec, shim};
+use crate::tool::{Tool, ToolSpec, compose, shim};
 
 /// Where programs are looked for when the environment does not say.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -105,6 +104,9 @@ pub fn build(
     match settings.kind {
         ToolKind::Builtin => builtin(name, settings),
         ToolKind::Command => command(name, settings, env),
+        ToolKind::Http => compose::http(name, settings, env),
+        ToolKind::Chain => compose::chain(name, settings),
+        ToolKind::Parallel => compose::parallel(name, settings),
     }
 }
 
@@ -150,12 +152,17 @@ fn builtin(name: &str, settings: &ToolSettings) -> Result<Arc<dyn Tool>, BuildEr
     }
 }
 
-fn http_get(spec: ToolSpec, settings: &ToolSettings) -> Result<Arc<dyn Tool>, BuildError> {
-    let reach = if settings.allow_private {
+/// Whom a tool may talk to.
+pub(super) const fn reach(settings: &ToolSettings) -> Reach {
+    if settings.allow_private {
         Reach::Everything
     } else {
         Reach::Public
-    };
+    }
+}
+
+fn http_get(spec: ToolSpec, settings: &ToolSettings) -> Result<Arc<dyn Tool>, BuildError> {
+    let reach = reach(settings);
     let name = spec.definition.name.clone();
     match HttpGet::new(spec, reach) {
         Ok(tool) => Ok(Arc::new(tool)),
@@ -323,7 +330,11 @@ fn nearest(name: &str) -> &'static str {
 }
 
 /// What settings say about a tool. A description in the settings stands before the tool's own.
-fn spec(settings: &ToolSettings, mut own: ToolDefinition, effect: EffectClass) -> ToolSpec {
+pub(super) fn spec(
+    settings: &ToolSettings,
+    mut own: ToolDefinition,
+    effect: EffectClass,
+) -> ToolSpec {
     if !settings.description.is_empty() {
         own.description.clone_from(&settings.description);
     }
@@ -344,7 +355,7 @@ fn spec(settings: &ToolSettings, mut own: ToolDefinition, effect: EffectClass) -
 }
 
 /// The schema that settings give; an object with anything in it when they give none.
-fn schema(name: &str, settings: &ToolSettings) -> Result<Value, BuildError> {
+pub(super) fn schema(name: &str, settings: &ToolSettings) -> Result<Value, BuildError> {
     let fault = |fault: String| BuildError::Schema {
         name: name.to_owned(),
         fault,

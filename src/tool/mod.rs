@@ -1,16 +1,23 @@
 //! Tools: one trait, several kinds behind it.
 //!
-//! Called by the session's tool worker, which adds timeout, restart and cancellation around every
-//! tool. A tool never touches a log and never sees a session.
+//! Everybody calls through the [`Toolbox`], where each tool has its host: one place for what stands
+//! around every tool. The session's tool worker adds restart and cancellation. A tool never
+//! touches a log and never sees a session.
 
 pub mod build;
 pub mod builtin;
+pub mod chain;
 pub mod check;
 pub mod command;
+mod compose;
+pub mod host;
+pub mod http;
+pub mod parallel;
 mod process;
 pub mod shim;
+pub mod template;
+mod toolbox;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,7 +29,10 @@ use tokio::sync::mpsc;
 use crate::context::ToolDefinition;
 use crate::event::{EffectClass, Sandbox};
 use crate::restart::RestartPolicy;
-use crate::tool::check::Checker;
+
+pub use compose::care;
+pub use host::{CacheLimits, Care, Fallback, RunEnd};
+pub use toolbox::{Call, Toolbox, ToolboxError};
 
 /// What is known of a tool before it is called.
 #[derive(Clone, Debug)]
@@ -138,67 +148,22 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`ToolError::Failed`] is an answer; [`ToolError::Died`] is not, and may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
-}
 
-/// The tools of a company, by name. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Toolbox(Arc<BTreeMap<String, Entry>>);
-
-/// A tool and its compiled schema.
-#[derive(Clone, Debug)]
-struct Entry {
-    tool: Arc<dyn Tool>,
-    checker: Arc<Result<Checker, String>>,
-}
-
-impl FromIterator<Arc<dyn Tool>> for Toolbox {
-    fn from_iter<I: IntoIterator<Item = Arc<dyn Tool>>>(tools: I) -> Self {
-        let entries = tools.into_iter().map(|tool| {
-            let definition = &tool.spec().definition;
-            let checker = Arc::new(Checker::new(&definition.parameters));
-            (definition.name.clone(), Entry { tool, checker })
-        });
-        Self(Arc::new(entries.collect()))
-    }
-}
-
-impl Toolbox {
-    /// The tool with this name.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.0.get(name).map(|entry| &entry.tool)
+    /// Names of the tools that this one calls in turn.
+    fn members(&self) -> Vec<String> {
+        Vec::new()
     }
 
-    /// All tools, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.0.values().map(|entry| &entry.tool)
-    }
-
-    /// Only the tools with these names; names without a tool are left out.
-    #[must_use]
-    pub fn only(&self, names: &[String]) -> Self {
-        let entries = names
-            .iter()
-            .filter_map(|name| Some((name.clone(), self.0.get(name)?.clone())));
-        Self(Arc::new(entries.collect()))
-    }
-
-    /// Reads the arguments of a call and checks them against the tool's schema, which is compiled
-    /// once. No text at all means no arguments.
+    /// Runs the tool once, with the company's other tools at hand. For tools made of others; all
+    /// the rest need only [`Self::call`].
     ///
     /// # Errors
-    /// What to do differently, for the model: no such tool, no valid JSON, or what does not fit.
-    pub fn arguments(&self, name: &str, text: &str) -> Result<Value, String> {
-        let Some(entry) = self.0.get(name) else {
-            let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-            return Err(format!(
-                "there is no tool named {name:?}; there are: {}",
-                known.join(", ")
-            ));
-        };
-        match entry.checker.as_ref() {
-            Ok(checker) => checker.check(text),
-            Err(fault) => Err(fault.clone()),
-        }
+    /// Those of [`Self::call`].
+    fn call_among(
+        &self,
+        invocation: Invocation,
+        _others: &Toolbox,
+    ) -> BoxFuture<'static, Result<String, ToolError>> {
+        self.call(invocation)
     }
 }

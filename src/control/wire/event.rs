@@ -140,7 +140,8 @@ pub struct ToolCall {
 pub struct ToolResult {
     /// The `tool_call` whose outcome this is.
     pub of: u64,
-    /// `ok`, `error`, `timeout`, `cancelled`, `unknown`.
+    /// `ok`, `error`, `timeout`, `cancelled`, `unknown`, `fallback` (something else answered in the
+    /// tool's stead), `cached` (an earlier answer to the same arguments).
     pub outcome: String,
     /// What the model gets to read.
     pub content: String,

@@ -45,6 +45,8 @@ pub enum Method {
     ToolList,
     /// [`CallTool`] → [`ToolAnswer`].
     ToolCall,
+    /// [`OneTool`] → [`Done`].
+    ToolReset,
     /// Nothing → [`AgentList`].
     AgentList,
     /// Nothing → [`ModelList`].
@@ -53,7 +55,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -71,6 +73,7 @@ impl Method {
         Self::SessionRelease,
         Self::ToolList,
         Self::ToolCall,
+        Self::ToolReset,
         Self::AgentList,
         Self::ModelList,
     ];
@@ -96,6 +99,7 @@ impl Method {
             Self::SessionRelease => "session.release",
             Self::ToolList => "tool.list",
             Self::ToolCall => "tool.call",
+            Self::ToolReset => "tool.reset",
             Self::AgentList => "agent.list",
             Self::ModelList => "model.list",
         }
@@ -158,6 +162,8 @@ pub struct Status {
     pub readers: u64,
     /// Sessions that were seen set aside since the start.
     pub quarantined: u64,
+    /// Tools whose breaker is not closed.
+    pub open_breakers: u64,
     /// Unfinished sessions found at the start and not yet resumed.
     pub recovering: u64,
     /// Size of the store on disk.
@@ -441,6 +447,17 @@ pub struct Tool {
     pub timeout_ms: u64,
     /// JSON Schema of its arguments.
     pub parameters: Value,
+    /// Its circuit breaker: `closed`, `open` (it is not called) or `half_open` (one call tries).
+    pub breaker: String,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// Takes of `tool.reset`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OneTool {
+    /// The tool's name.
+    pub tool: String,
 }
 
 /// What `agent.list` gives.

@@ -18,9 +18,9 @@ pub(crate) use frame::line;
 pub use frame::{BadFrame, ErrorData, ErrorObject, Notification, Request, Response};
 pub use method::{
     Agent, AgentList, CallTool, Cancelled, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
-    HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow, OneSession, SendInput,
-    Sent, Session, SessionAct, SessionList, Shutdown, Start, Status, Subscribe, Subscribed, Tool,
-    ToolAnswer, ToolList, Unsubscribe,
+    HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow, OneSession, OneTool,
+    SendInput, Sent, Session, SessionAct, SessionList, Shutdown, Start, Status, Subscribe,
+    Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
 pub use stream::StreamItem;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::control::wire::{
     AgentList, CallTool, Cancelled, CreateSession, Done, Event, EventPage, EventsOf, Hello,
     HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
-    OneSession, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent, Session,
-    SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
+    OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
+    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
     Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
     Unsubscribe, UserInput, WorkerRestarted,
 };
@@ -67,6 +67,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionDelete => pair!(generator, OneSession, Done),
         Method::ToolList => pair!(generator, Done, ToolList),
         Method::ToolCall => pair!(generator, CallTool, ToolAnswer),
+        Method::ToolReset => pair!(generator, OneTool, Done),
         Method::AgentList => pair!(generator, Done, AgentList),
         Method::ModelList => pair!(generator, Done, ModelList),
     }

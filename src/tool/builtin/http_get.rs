@@ -1,6 +1,6 @@
 //! `http_get`: reads a page of the public internet.
 //!
-//! Called like every tool. It talks to public addresses only (unless settings allow private
+//! Called like every tool; `http` tools use its rules. It talks to public addresses only (unless settings allow private
 //! ones): an address is checked where it stands in a URL, where a name is resolved (and only the
 //! checked addresses are connected to, so that a second lookup cannot slip in), at every
 //! redirect, and on the connection. It sends no cookies, keeps nothing, and obeys no proxy of the
@@ -55,16 +55,8 @@ impl HttpGet {
 
     /// The tool over a client that tests have prepared.
     fn with(client: ClientBuilder, spec: ToolSpec, reach: Reach) -> Result<Self, String> {
-        let client = client
-            .no_proxy()
-            .referer(false)
-            .user_agent(concat!("impresario/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(spec.timeout)
-            .redirect(Policy::custom(move |attempt| follow(attempt, reach)))
-            .dns_resolver(Resolver(reach))
-            .build()
-            .map_err(|error| format!("failed to make the HTTP client: {}", reason(&error)))?;
+        let policy = Policy::custom(move |attempt| follow(attempt, reach));
+        let client = self::client(client.timeout(spec.timeout), policy, reach)?;
         Ok(Self {
             spec,
             client,
@@ -93,6 +85,23 @@ impl HttpGet {
     }
 }
 
+/// A client that talks to whom it may, with nothing of the environment.
+pub(in crate::tool) fn client(
+    builder: ClientBuilder,
+    redirects: Policy,
+    reach: Reach,
+) -> Result<Client, String> {
+    builder
+        .no_proxy()
+        .referer(false)
+        .user_agent(concat!("impresario/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(redirects)
+        .dns_resolver(Resolver(reach))
+        .build()
+        .map_err(|error| format!("failed to make the HTTP client: {}", reason(&error)))
+}
+
 impl Tool for HttpGet {
     fn spec(&self) -> &ToolSpec {
         &self.spec
@@ -115,7 +124,7 @@ impl Tool for HttpGet {
     }
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(in crate::tool) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// One request, redirects included.
 async fn get(client: &Client, url: &str, reach: Reach, limit: usize) -> Result<String, BoxError> {
@@ -135,7 +144,7 @@ async fn get(client: &Client, url: &str, reach: Reach, limit: usize) -> Result<S
 }
 
 /// `HTTP 200 OK`, and the type of the content.
-fn status_line(response: &Response) -> String {
+pub(in crate::tool) fn status_line(response: &Response) -> String {
     let kind = response
         .headers()
         .get("content-type")
@@ -145,7 +154,10 @@ fn status_line(response: &Response) -> String {
 }
 
 /// The body, after decompression, up to the limit; the connection is dropped there.
-async fn body(mut response: Response, limit: usize) -> Result<String, BoxError> {
+pub(in crate::tool) async fn body(
+    mut response: Response,
+    limit: usize,
+) -> Result<String, BoxError> {
     let mut kept: Vec<u8> = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         let room = limit.saturating_sub(kept.len());
@@ -164,11 +176,11 @@ async fn body(mut response: Response, limit: usize) -> Result<String, BoxError> 
 /// Why a request is not made. Its text is for the model.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Refused(String);
+pub(in crate::tool) struct Refused(pub(in crate::tool) String);
 
 /// Whether this URL may be asked: scheme, port, and the address where it names one. The parser
 /// has already turned octal, hexadecimal and short forms of an address into plain ones.
-fn admit(url: &Url, reach: Reach) -> Result<(), Refused> {
+pub(in crate::tool) fn admit(url: &Url, reach: Reach) -> Result<(), Refused> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(Refused(format!(
             "only http and https are read, not {}",
@@ -192,7 +204,7 @@ fn admit(url: &Url, reach: Reach) -> Result<(), Refused> {
 }
 
 /// Whether this address may be talked to.
-fn admit_address(address: IpAddr, reach: Reach) -> Result<(), Refused> {
+pub(in crate::tool) fn admit_address(address: IpAddr, reach: Reach) -> Result<(), Refused> {
     match reach {
         Reach::Public if !is_global(address) => Err(Refused(format!(
             "{address} is a private or local address and is not read; `allow_private` in the tool's settings allows it"
@@ -202,7 +214,7 @@ fn admit_address(address: IpAddr, reach: Reach) -> Result<(), Refused> {
 }
 
 /// Whether a redirect is followed.
-fn follow(attempt: Attempt<'_>, reach: Reach) -> reqwest::redirect::Action {
+pub(in crate::tool) fn follow(attempt: Attempt<'_>, reach: Reach) -> reqwest::redirect::Action {
     if attempt.previous().len() > REDIRECTS {
         return attempt.error(Refused(format!("more than {REDIRECTS} redirects")));
     }
@@ -253,7 +265,7 @@ fn checked(
 
 /// What a person or a model can act upon: our own refusal if there is one below, else the
 /// innermost reason. Without the URL, which can carry a key.
-fn reason(error: &(dyn Error + 'static)) -> String {
+pub(in crate::tool) fn reason(error: &(dyn Error + 'static)) -> String {
     let chain: Vec<_> = std::iter::successors(Some(error), |error| Error::source(*error)).collect();
     if let Some(refused) = chain
         .iter()

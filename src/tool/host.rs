@@ -1,0 +1,360 @@
+//! The host of a tool: one for each tool, shared by all sessions. It holds what stands around the
+//! tool: its compiled schema, its breaker, its cache, its lane and its fallback.
+//!
+//! Called through [`crate::tool::Toolbox`]. It restarts nothing: whoever calls decides whether a
+//! run that died is followed by another.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
+use crate::clock::Clock;
+use crate::event::{EffectClass, Outcome};
+use crate::metric;
+use crate::tool::check::Checker;
+use crate::tool::{Invocation, Tool, ToolError, Toolbox};
+
+/// How a tool is treated by its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// When it is not called for a while.
+    pub breaker: BreakerPolicy,
+    /// What stands in for it.
+    pub fallback: Option<Fallback>,
+    /// Whether its answers are kept; for pure tools only.
+    pub cache: Option<CacheLimits>,
+    /// So many runs at once in the whole company; the next one waits.
+    pub max_at_once: Option<usize>,
+}
+
+/// What stands in for a tool that is not called for now, or that gave no good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// This text.
+    Text(String),
+    /// The answer of the tool with this name, to the same arguments. Its own fallback is not used.
+    Tool(String),
+}
+
+/// How many answers are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// An answer is used for so long.
+    pub ttl: Duration,
+    /// So many are kept; the one that was not asked for longest goes first.
+    pub entries: u64,
+}
+
+/// How a call, or one run of it, ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// With an outcome.
+    Done(Outcome, String),
+    /// Without one: the outcome that this means if no other run follows, and why.
+    Died(Outcome, String),
+}
+
+/// What is known of a breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BreakerInfo {
+    /// Where it stands.
+    pub state: BreakerState,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// A tool and what stands around it.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    tool: Arc<dyn Tool>,
+    effect: EffectClass,
+    checker: Result<Checker, String>,
+    breaker: Mutex<Breaker>,
+    fallback: Option<Fallback>,
+    cache: Option<Cache<String, Arc<str>>>,
+    places: Option<Arc<Semaphore>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// How one try to run the tool ended, before anything stands in for it.
+#[derive(Clone, Debug)]
+pub(super) enum Tried {
+    Answered(Outcome, String),
+    Failed(String),
+    Died(Outcome, String),
+    /// The breaker is open.
+    Refused(String),
+}
+
+impl Host {
+    /// A host for this tool. `effect` is what a crash in the middle of a call means, everything
+    /// counted that the call may call in turn.
+    pub(super) fn new(
+        tool: Arc<dyn Tool>,
+        effect: EffectClass,
+        care: Care,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let definition = &tool.spec().definition;
+        let name = definition.name.clone();
+        metric::breaker(&name, BreakerState::Closed.name(), STATES);
+        let places = care.max_at_once;
+        Self {
+            checker: Checker::new(&definition.parameters),
+            breaker: Mutex::new(Breaker::new(care.breaker)),
+            cache: care.cache.map(cache),
+            places: places.map(|places| Arc::new(Semaphore::new(places.clamp(1, MAX_PLACES)))),
+            fallback: care.fallback,
+            name,
+            effect,
+            tool,
+            clock,
+        }
+    }
+
+    /// The tool.
+    #[must_use]
+    pub fn tool(&self) -> &Arc<dyn Tool> {
+        &self.tool
+    }
+
+    /// What a crash in the middle of a call means, everything counted that it calls in turn.
+    #[must_use]
+    pub const fn effect(&self) -> EffectClass {
+        self.effect
+    }
+
+    /// What stands in for it.
+    #[must_use]
+    pub const fn fallback(&self) -> Option<&Fallback> {
+        self.fallback.as_ref()
+    }
+
+    /// Where its breaker stands.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerInfo {
+        let now = self.clock.elapsed();
+        self.with_breaker(|breaker| BreakerInfo {
+            state: breaker.state(now),
+            failures: breaker.failures(),
+        })
+    }
+
+    /// Closes its breaker and forgets its failures.
+    pub fn reset(&self) {
+        self.with_breaker(Breaker::reset);
+        self.show_breaker();
+        info!(tool = %self.name, "breaker reset");
+    }
+
+    /// Reads arguments and checks them. No text at all means no arguments.
+    pub(super) fn arguments(&self, text: &str) -> Result<Value, String> {
+        match &self.checker {
+            Ok(checker) => checker.check(text),
+            Err(fault) => Err(fault.clone()),
+        }
+    }
+
+    /// Runs the tool once, or finds that somebody did. Its arguments are checked already.
+    /// Cancellation: dropping the future ends the run, unless somebody else waits for the same
+    /// answer; then that one runs the tool.
+    pub(super) async fn attempt(&self, invocation: Invocation, others: &Toolbox) -> Tried {
+        let Some(cache) = &self.cache else {
+            return self.guarded(invocation, others).await;
+        };
+        let key = canonical(&invocation.arguments);
+        let mut ran = false;
+        let run = async {
+            ran = true;
+            match self.guarded(invocation, others).await {
+                Tried::Answered(_, text) => Ok(Arc::from(text)),
+                none @ (Tried::Failed(_) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
+            }
+        };
+        let found: Result<Arc<str>, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
+        metric::cache_asked(&self.name, if ran { "miss" } else { "hit" });
+        match found {
+            Ok(text) if ran => Tried::Answered(Outcome::Ok, text.to_string()),
+            Ok(text) => Tried::Answered(Outcome::Cached, text.to_string()),
+            Err(none) => Tried::clone(&none),
+        }
+    }
+
+    /// Lane, breaker, timeout, verdict.
+    async fn guarded(&self, invocation: Invocation, others: &Toolbox) -> Tried {
+        let _place = match &self.places {
+            // The semaphore is never closed.
+            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
+            None => None,
+        };
+        let run = match self.pass() {
+            Ok(run) => run,
+            Err(refused) => return Tried::Refused(self.refusal(refused)),
+        };
+        let spec = self.tool.spec();
+        let (timeout, limit) = (spec.timeout, spec.max_output_bytes);
+        let work = self.tool.call_among(invocation, others);
+        let tried = match tokio::time::timeout(timeout, work).await {
+            Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
+            Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
+            Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
+            Err(_) => Tried::Died(
+                Outcome::Timeout,
+                format!("no answer within {} ms", timeout.as_millis()),
+            ),
+        };
+        run.ended(&tried);
+        tried
+    }
+
+    fn pass(&self) -> Result<Running<'_>, Refused> {
+        let now = self.clock.elapsed();
+        let pass = self.with_breaker(|breaker| breaker.pass(now))?;
+        self.show_breaker();
+        let pass = Some(pass);
+        Ok(Running { host: self, pass })
+    }
+
+    fn verdict(&self, pass: Pass, verdict: Verdict) {
+        let now = self.clock.elapsed();
+        let changed = self.with_breaker(|breaker| match verdict {
+            Verdict::Succeeded => breaker.succeeded(pass),
+            Verdict::Failed => breaker.failed(pass, now),
+            Verdict::None => {
+                breaker.gave_up(pass, now);
+                false
+            }
+        });
+        self.show_breaker();
+        match (changed, verdict) {
+            (true, Verdict::Failed) => {
+                metric::breaker_opened(&self.name);
+                warn!(tool = %self.name, "breaker opened");
+            }
+            (true, Verdict::Succeeded) => info!(tool = %self.name, "breaker closed"),
+            (true, Verdict::None) | (false, _) => {}
+        }
+    }
+
+    fn show_breaker(&self) {
+        metric::breaker(&self.name, self.breaker().state.name(), STATES);
+    }
+
+    /// For the model.
+    fn refusal(&self, refused: Refused) -> String {
+        let when = match refused {
+            Refused::Open(wait) => format!("it is tried again in {} s", wait.as_secs() + 1),
+            Refused::Probing => "another call is trying it at this moment".to_owned(),
+        };
+        format!(
+            "the tool {:?} was not called: it failed {} times in a row, and {when}; go on without it, or call it later",
+            self.name,
+            self.breaker().failures
+        )
+    }
+
+    fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+        act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The states of a breaker, as labels.
+const STATES: &[&str] = &[
+    BreakerState::Closed.name(),
+    BreakerState::HalfOpen.name(),
+    BreakerState::Open.name(),
+];
+
+/// More places no semaphore has.
+const MAX_PLACES: usize = 1 << 28;
+
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    Succeeded,
+    Failed,
+    /// Somebody cancelled.
+    None,
+}
+
+/// A run that passed the breaker. When it is dropped before it ended, a panic is a failure, and a
+/// cancellation says nothing.
+struct Running<'a> {
+    host: &'a Host,
+    pass: Option<Pass>,
+}
+
+impl Running<'_> {
+    fn ended(mut self, tried: &Tried) {
+        let verdict = match tried {
+            Tried::Answered(..) => Verdict::Succeeded,
+            Tried::Failed(_) | Tried::Died(..) => Verdict::Failed,
+            Tried::Refused(_) => Verdict::None,
+        };
+        self.tell(verdict);
+    }
+
+    fn tell(&mut self, verdict: Verdict) {
+        if let Some(pass) = self.pass.take() {
+            self.host.verdict(pass, verdict);
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.tell(if std::thread::panicking() {
+            Verdict::Failed
+        } else {
+            Verdict::None
+        });
+    }
+}
+
+fn cache(limits: CacheLimits) -> Cache<String, Arc<str>> {
+    Cache::builder()
+        .max_capacity(limits.entries)
+        .time_to_live(limits.ttl)
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
+}
+
+/// The same text for the same arguments, in whatever order their keys came.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let mut keys: Vec<_> = fields.iter().collect();
+            keys.sort_by_key(|(key, _)| *key);
+            let field = |(key, value): (&String, &Value)| {
+                format!("{}:{}", Value::from(key.as_str()), canonical(value))
+            };
+            let fields: Vec<_> = keys.into_iter().map(field).collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
+    }
+}
+
+/// Cuts a result to so many bytes and says so.
+pub(crate) fn cut(mut text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return text;
+    }
+    let whole = text.len();
+    let end = (0..=limit)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
+    text.truncate(end);
+    text + &format!("\n[cut: {end} of {whole} bytes shown]")
+}
