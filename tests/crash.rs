@@ -28,6 +28,8 @@ use serde_json::json;
 const SESSIONS: usize = 50;
 /// Sessions that somebody reads all the time.
 const READ: usize = 12;
+/// What tells nobody when it is there is looked for so often.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Nothing here may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -84,7 +86,7 @@ impl Stage {
                 if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
                     panic!("the daemon ended with {status}: {}", self.log());
                 }
-                tokio::task::yield_now().await;
+                tokio::time::sleep(PAUSE).await;
             }
         });
         answered.await.unwrap()
@@ -368,7 +370,7 @@ fn processes_in(dir: &Path) -> Vec<(u32, String)> {
 async fn no_process_left(dir: &Path) {
     let gone = tokio::time::timeout(Duration::from_secs(10), async {
         while !processes_in(dir).is_empty() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     });
     if gone.await.is_err() {
