@@ -3,11 +3,15 @@
 //! These are the domain's types. The disk has its own (`store::record`), the wire has its own
 //! (`control::wire`), so that each can change without the others.
 
+mod attachment;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{CallId, Seq, TurnId};
+
+pub use attachment::{Attachment, AttachmentKind};
 
 /// Milliseconds since the Unix epoch, UTC. For people; order comes from [`Seq`] alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +191,8 @@ pub struct ToolResult {
     pub duration_ms: u64,
     /// How the last run was confined, where it was a program's and one has begun.
     pub sandbox: Option<Sandbox>,
+    /// What came with the text.
+    pub attachments: Vec<Attachment>,
 }
 
 /// A failure with a stable code.

@@ -26,6 +26,9 @@ const BREAKER: &str = "impresario_tool_breaker";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
+const SERVERS: &str = "impresario_tool_servers";
+const SERVER_STARTS: &str = "impresario_tool_server_starts_total";
+const SERVER_DEATHS: &str = "impresario_tool_server_deaths_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -239,6 +242,7 @@ fn describe_gauges() {
         Unit::Count,
         "1 for the state that a tool's breaker is in, by tool and state"
     );
+    describe_gauge!(SERVERS, Unit::Count, "MCP servers that run, by server");
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "work that waits, by lane");
     describe_gauge!(READERS, Unit::Count, "readers attached to sessions");
     describe_gauge!(STORE_BYTES, Unit::Bytes, "size of the store on disk");
@@ -281,6 +285,16 @@ fn describe_counters() {
         FALLBACKS,
         Unit::Count,
         "calls that something else answered in a tool's stead, by tool"
+    );
+    describe_counter!(
+        SERVER_STARTS,
+        Unit::Count,
+        "starts of MCP servers, by server and result: ok or failed"
+    );
+    describe_counter!(
+        SERVER_DEATHS,
+        Unit::Count,
+        "MCP servers that died, by server"
     );
     describe_counter!(
         WORKER_RESTARTS,
@@ -404,6 +418,21 @@ pub fn cache_asked(tool: &str, result: &'static str) {
 /// Counts a call that something else answered in a tool's stead.
 pub fn fallback_used(tool: &str) {
     counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Shows how many of an MCP server run: one, or one for each session.
+pub fn servers_running(server: &str, count: usize) {
+    gauge!(SERVERS, "server" => server.to_owned()).set(count as f64);
+}
+
+/// Counts a start of an MCP server; `result` is `ok` or `failed`.
+pub fn server_started(server: &str, result: &'static str) {
+    counter!(SERVER_STARTS, "server" => server.to_owned(), "result" => result).increment(1);
+}
+
+/// Counts an MCP server that died.
+pub fn server_died(server: &str) {
+    counter!(SERVER_DEATHS, "server" => server.to_owned()).increment(1);
 }
 
 /// Counts a worker that was started again.
@@ -535,6 +564,9 @@ mod tests {
         breaker_opened("t");
         cache_asked("t", "hit");
         fallback_used("t");
+        servers_running("s", 1);
+        server_started("s", "ok");
+        server_died("s");
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

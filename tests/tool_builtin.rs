@@ -22,6 +22,7 @@ fn invocation(arguments: Value) -> Invocation {
         arguments,
         idempotency_key: "session:1".to_owned(),
         attempt: 1,
+        owner: None,
         output: OutputSink::none(),
     }
 }

@@ -14,7 +14,7 @@ use crate::redact::Redactor;
 use crate::settings::{LogFormat, LogSettings};
 
 /// What is too talkative for everybody; the filter of the settings may say otherwise.
-const QUIET: &str = "ractor=warn,hyper=warn,sled=warn";
+const QUIET: &str = "ractor=warn,hyper=warn,rmcp=warn,sled=warn";
 
 /// Installs the log and the panic hook.
 pub(super) fn install(settings: &LogSettings, redactor: Redactor) -> Result<()> {

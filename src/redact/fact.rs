@@ -1,9 +1,11 @@
 //! Takes secrets out of facts: every text of every kind of fact.
 
+use std::borrow::Cow;
+
 use super::Redactor;
 use crate::event::{
-    Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult,
-    UserInput,
+    Attachment, Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall,
+    ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -38,6 +40,11 @@ impl Redactor {
             }),
             Fact::ToolResult(result) => Fact::ToolResult(ToolResult {
                 content: self.text(&result.content),
+                attachments: result
+                    .attachments
+                    .into_iter()
+                    .map(|attachment| self.attachment(attachment))
+                    .collect(),
                 ..result
             }),
             Fact::Error(failure) => Fact::Error(Failure {
@@ -103,6 +110,17 @@ impl Redactor {
                 | FinishReason::ContentFilter) => known,
             },
             ..response
+        }
+    }
+
+    /// A part of base64 cannot be taken out: what holds a secret is left out whole.
+    fn attachment(&self, attachment: Attachment) -> Attachment {
+        let is_clean = |data: &String| matches!(self.redact(data), Cow::Borrowed(_));
+        Attachment {
+            mime: self.maybe(attachment.mime),
+            uri: self.maybe(attachment.uri),
+            data: attachment.data.filter(is_clean),
+            ..attachment
         }
     }
 

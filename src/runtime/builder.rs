@@ -12,9 +12,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
 use crate::session::shared::{self, Census, Lanes, ModelEntry, Phase, Shared};
-use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
+use crate::settings::{
+    AgentSettings, Environment, ModelSettings, Settings, ToolKind, ToolSettings,
+};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
+use crate::tool::mcp::Server;
 use crate::tool::{Care, Tool, Toolbox};
 
 /// Prepares a company.
@@ -45,6 +48,7 @@ pub struct Builder {
     agents: BTreeMap<String, AgentSettings>,
     models: BTreeMap<String, ModelEntry>,
     tools: BTreeMap<String, Arc<dyn Tool>>,
+    servers: BTreeMap<String, Arc<Server>>,
     cares: BTreeMap<String, Care>,
     clock: Arc<dyn Clock>,
     shim: Option<PathBuf>,
@@ -160,6 +164,7 @@ impl Default for Builder {
             agents: BTreeMap::new(),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            servers: BTreeMap::new(),
             cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
@@ -214,6 +219,14 @@ impl Builder {
     pub fn shared_tool(mut self, tool: Arc<dyn Tool>) -> Self {
         let name = tool.spec().definition.name.clone();
         self.tools.insert(name, tool);
+        self
+    }
+
+    /// Adds an MCP server, under its name; agents get all its tools by that name, or one as
+    /// `NAME__TOOL`.
+    #[must_use]
+    pub fn server(mut self, server: Arc<Server>) -> Self {
+        self.servers.insert(server.name().to_owned(), server);
         self
     }
 
@@ -277,6 +290,7 @@ impl Builder {
             agents: settings.agents.clone(),
             models: BTreeMap::new(),
             tools: BTreeMap::new(),
+            servers: BTreeMap::new(),
             cares: BTreeMap::new(),
             clock: Arc::new(SystemClock::new()),
             shim: None,
@@ -295,6 +309,11 @@ impl Builder {
                 .collect(),
         };
         for (name, tool) in &settings.tools {
+            if tool.kind == ToolKind::Mcp {
+                let server = crate::tool::mcp::server(name, tool, &tool_environment)?;
+                builder.servers.insert(name.clone(), server);
+                continue;
+            }
             builder.cares.insert(name.clone(), crate::tool::care(tool));
             let tool = crate::tool::build::build(name, tool, &tool_environment)?;
             builder.tools.insert(name.clone(), tool);
@@ -311,7 +330,8 @@ impl Builder {
             let care = self.cares.get(name).cloned().unwrap_or_default();
             (Arc::clone(tool), care)
         });
-        let tools = Toolbox::new(hosted, &self.clock)?;
+        let servers = self.servers.into_values();
+        let tools = Toolbox::with_servers(hosted, servers, &self.clock)?;
         let models: BTreeMap<_, _> = self
             .models
             .into_iter()
@@ -367,10 +387,7 @@ fn agents(
     models: &BTreeMap<String, Arc<ModelEntry>>,
     tools: &Toolbox,
 ) -> Result<BTreeMap<String, Arc<shared::Agent>>, StartError> {
-    let tool_names: Vec<_> = tools
-        .iter()
-        .map(|tool| tool.spec().definition.name.as_str())
-        .collect();
+    let tool_names = tools.names();
     let mut agents = BTreeMap::new();
     for (name, agent) in settings {
         let unknown = |what, missing: &str, known: Vec<&str>| StartError::Unknown {
@@ -383,8 +400,9 @@ fn agents(
             let known = models.keys().map(String::as_str).collect();
             return Err(unknown("model", &agent.model, known));
         };
-        if let Some(missing) = agent.tools.iter().find(|tool| tools.get(tool).is_none()) {
-            return Err(unknown("tool", missing, tool_names));
+        if let Some(missing) = agent.tools.iter().find(|tool| !tools.may_have(tool)) {
+            let known = tool_names.iter().map(String::as_str).collect();
+            return Err(unknown("tool", missing, known));
         }
         let agent = shared::Agent::new(name, agent, Arc::clone(model), tools);
         agents.insert(name.clone(), Arc::new(agent));

@@ -11,7 +11,8 @@ use crate::fault::Fault;
 use crate::id::SessionId;
 use crate::store::Summary;
 use crate::tool::Toolbox;
-use crate::tool::host::BreakerInfo;
+use crate::tool::host::{BreakerInfo, Host};
+use crate::tool::mcp::Server;
 
 /// What is known of a session.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +40,7 @@ pub struct AgentInfo {
     pub description: String,
     /// The name of its model.
     pub model: String,
-    /// The names of its tools.
+    /// The names of its tools, as the settings name them: an MCP server stands for all that it has.
     pub tools: Vec<String>,
 }
 
@@ -59,7 +60,7 @@ pub struct ModelInfo {
 pub struct ToolInfo {
     /// Its name.
     pub name: String,
-    /// `builtin`, `command`, `rust`.
+    /// `builtin`, `command`, `rust`, …
     pub kind: String,
     /// What it does.
     pub description: String,
@@ -136,11 +137,7 @@ impl Impresario {
                 name: agent.name.clone(),
                 description: agent.description.clone(),
                 model: agent.model.name.clone(),
-                tools: agent
-                    .definitions
-                    .iter()
-                    .map(|tool| tool.name.clone())
-                    .collect(),
+                tools: agent.tools.named(),
             })
             .collect()
     }
@@ -158,25 +155,16 @@ impl Impresario {
             .collect()
     }
 
-    /// Every tool, by name.
+    /// Every tool that is known by now, by name. Before the tools of an MCP server stands the server
+    /// itself, of kind `mcp_server`; none is started for this.
     #[must_use]
     pub fn tools(&self) -> Vec<ToolInfo> {
-        let hosts = self.0.shared.tools.hosts();
-        hosts
-            .map(|host| {
-                let tool = host.tool();
-                let spec = tool.spec();
-                ToolInfo {
-                    name: spec.definition.name.clone(),
-                    kind: tool.kind().to_owned(),
-                    description: spec.definition.description.clone(),
-                    effect: host.effect(),
-                    timeout: spec.timeout,
-                    parameters: spec.definition.parameters.clone(),
-                    breaker: host.breaker(),
-                }
-            })
-            .collect()
+        let tools = &self.0.shared.tools;
+        let hosts = tools.hosts().into_values();
+        let servers = tools.servers().map(|server| server_info(server));
+        let mut infos: Vec<_> = hosts.map(|host| tool_info(&host)).chain(servers).collect();
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        infos
     }
 
     /// What is known of a session; does not wake it.
@@ -187,9 +175,36 @@ impl Impresario {
     }
 }
 
+fn tool_info(host: &Host) -> ToolInfo {
+    let tool = host.tool();
+    let spec = tool.spec();
+    ToolInfo {
+        name: spec.definition.name.clone(),
+        kind: tool.kind().to_owned(),
+        description: spec.definition.description.clone(),
+        effect: host.effect(),
+        timeout: spec.timeout,
+        parameters: spec.definition.parameters.clone(),
+        breaker: host.breaker(),
+    }
+}
+
+fn server_info(server: &Server) -> ToolInfo {
+    ToolInfo {
+        name: server.name().to_owned(),
+        kind: "mcp_server".to_owned(),
+        description: server.description(),
+        effect: server.effect(),
+        timeout: server.timeout(),
+        parameters: serde_json::Value::Object(serde_json::Map::new()),
+        breaker: BreakerInfo::default(),
+    }
+}
+
 fn open_breakers(tools: &Toolbox) -> usize {
-    let states = tools.hosts().map(|host| host.breaker().state);
+    let states = tools.hosts().into_values();
     states
+        .map(|host| host.breaker().state)
         .filter(|state| *state != BreakerState::Closed)
         .count()
 }

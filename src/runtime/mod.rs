@@ -112,9 +112,9 @@ impl Impresario {
     pub async fn call_tool(&self, name: &str, arguments: &str) -> Result<String, Fault> {
         self.takes_work()?;
         let tools = &self.0.shared.tools;
+        tools.ready_for(name, None).await;
         if tools.get(name).is_none() {
-            let names = tools.iter().map(|tool| tool.spec().definition.name.clone());
-            return Err(no_such("tool", name, names));
+            return Err(self.no_such_tool(name));
         }
         tools
             .arguments(name, arguments)
@@ -126,6 +126,7 @@ impl Impresario {
             arguments: arguments.to_owned(),
             idempotency_key: format!("call:{}", self.0.shared.clock.session_id()),
             attempt: 1,
+            owner: None,
             output: OutputSink::none(),
         };
         let redactor = &self.0.shared.redactor;
@@ -140,18 +141,28 @@ impl Impresario {
         }
     }
 
-    /// Closes the breaker of a tool, so that it is called again at once.
+    /// Closes the breaker of a tool, so that it is called again at once; by an MCP server's name, those
+    /// of all its tools, and has the server started again at once.
     ///
     /// # Errors
     /// [`Code::NotFound`].
     pub fn reset_tool(&self, name: &str) -> Result<(), Fault> {
         let tools = &self.0.shared.tools;
-        let Some(host) = tools.host(name) else {
-            let names = tools.iter().map(|tool| tool.spec().definition.name.clone());
-            return Err(no_such("tool", name, names));
-        };
+        if let Some(server) = tools.servers().find(|server| server.name() == name) {
+            server.reset();
+            return Ok(());
+        }
+        let host = tools.host(name).ok_or_else(|| self.no_such_tool(name))?;
         host.reset();
         Ok(())
+    }
+
+    fn no_such_tool(&self, name: &str) -> Fault {
+        let tools = &self.0.shared.tools;
+        match tools.absent(name) {
+            Some(why) => Fault::new(Code::Internal, why),
+            None => no_such("tool", name, tools.hosts().into_keys()),
+        }
     }
 
     /// Refuses new work from now on; turns that run go on.
@@ -194,6 +205,7 @@ impl Impresario {
             StopStep::EndSessions => {
                 self.0.shared.phase.stop();
                 self.0.root.stop_sessions().await?;
+                self.0.shared.tools.close().await;
             }
             StopStep::CloseStore => self.0.shared.store.close().await?,
             StopStep::EndRoot => self.0.root.stop().await,

@@ -173,10 +173,12 @@ impl State {
             request: Request {
                 system: agent.system.clone(),
                 messages: self.context.messages(),
-                tools: Arc::clone(&agent.definitions),
+                tools: Arc::default(),
                 sampling: agent.model.sampling.clone(),
                 key: format!("{}:{of}", self.id),
             },
+            owner: self.id,
+            agent,
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };

@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, Sandbox, ToolResult};
+use crate::event::{Attachment, LlmResponse, Outcome, Sandbox, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -31,6 +31,8 @@ struct Ended {
     running: Running,
     /// How it was confined, where it was a program's.
     sandbox: Option<Sandbox>,
+    /// What came with its text.
+    attachments: Vec<Attachment>,
 }
 
 impl State {
@@ -172,10 +174,11 @@ impl State {
         let ended = Ended {
             running,
             sandbox: end.sandbox,
+            attachments: end.attachments,
         };
         match end.how {
             RunEnd::Done(outcome, content) => {
-                self.tool_done(end.of, outcome, content, &ended);
+                self.tool_done(end.of, outcome, content, ended);
             }
             RunEnd::Died(outcome, reason) => {
                 self.tool_died(end.of, outcome, reason, &ended);
@@ -183,7 +186,7 @@ impl State {
         }
     }
 
-    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
+    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: Ended) {
         self.live.finish(of);
         let took = self.since(&ended.running);
         self.fallen.remove(&of);
@@ -197,6 +200,7 @@ impl State {
             attempts: ended.running.attempt,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
+            attachments: ended.attachments,
         }));
     }
 
@@ -285,6 +289,7 @@ impl State {
                 let ended = Ended {
                     running,
                     sandbox: None,
+                    attachments: Vec::new(),
                 };
                 self.tool_died(of, Outcome::Error, reason, &ended);
             }

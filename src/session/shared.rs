@@ -2,8 +2,8 @@
 //! nothing here acts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
@@ -125,10 +125,29 @@ pub struct Agent {
     pub model: Arc<ModelEntry>,
     /// Its tools.
     pub tools: Toolbox,
-    /// Its tools as the model sees them.
-    pub definitions: Arc<Vec<ToolDefinition>>,
-    /// What a crash in a call of each tool means.
-    pub effects: Arc<BTreeMap<String, EffectClass>>,
+    /// What is known of its tools by now.
+    known: RwLock<Arc<KnownTools>>,
+}
+
+/// What is known of an agent's tools, as of some list of those of its servers.
+#[derive(Debug)]
+struct KnownTools {
+    generation: u64,
+    definitions: Arc<Vec<ToolDefinition>>,
+    effects: Arc<BTreeMap<String, EffectClass>>,
+}
+
+impl KnownTools {
+    fn of(tools: &Toolbox) -> Self {
+        // Read first: a list that changes meanwhile is read again.
+        let generation = tools.generation();
+        let definitions = tools.iter().map(|tool| tool.spec().definition.clone());
+        Self {
+            generation,
+            definitions: Arc::new(definitions.collect()),
+            effects: Arc::new(tools.effects()),
+        }
+    }
 }
 
 /// A model under its name.
@@ -208,20 +227,31 @@ impl Agent {
             description: settings.description.clone(),
             system: Some(settings.system.clone()).filter(|system| !system.is_empty()),
             model,
-            definitions: Arc::new(
-                tools
-                    .iter()
-                    .map(|tool| tool.spec().definition.clone())
-                    .collect(),
-            ),
-            effects: Arc::new(
-                tools
-                    .hosts()
-                    .map(|host| (host.tool().spec().definition.name.clone(), host.effect()))
-                    .collect(),
-            ),
+            known: RwLock::new(Arc::new(KnownTools::of(&tools))),
             tools,
         }
+    }
+
+    /// Its tools as the model sees them, those of its servers as listed last; by name.
+    #[must_use]
+    pub fn definitions(&self) -> Arc<Vec<ToolDefinition>> {
+        Arc::clone(&self.known().definitions)
+    }
+
+    /// What a crash in a call of each tool means. See [`Toolbox::effects`].
+    #[must_use]
+    pub fn effects(&self) -> Arc<BTreeMap<String, EffectClass>> {
+        Arc::clone(&self.known().effects)
+    }
+
+    fn known(&self) -> Arc<KnownTools> {
+        let known = Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner));
+        if known.generation == self.tools.generation() {
+            return known;
+        }
+        let fresh = Arc::new(KnownTools::of(&self.tools));
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+        fresh
     }
 
     /// What the core has to know of it.
@@ -232,7 +262,7 @@ impl Agent {
             max_steps: settings.max_steps,
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
-            effects: Arc::clone(&self.effects),
+            effects: self.effects(),
         }
     }
 }

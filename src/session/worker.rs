@@ -13,8 +13,8 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
-use super::shared::Shared;
-use crate::event::{Outcome, Sandbox};
+use super::shared::{Agent, Shared};
+use crate::event::{Attachment, Outcome, Sandbox};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
@@ -82,7 +82,10 @@ impl Actor for Worker {
 pub(super) struct ModelWork {
     pub(super) of: Seq,
     pub(super) model: Arc<dyn Model>,
+    /// Without the tools, which are known when the agent's servers are.
     pub(super) request: Request,
+    pub(super) owner: SessionId,
+    pub(super) agent: Arc<Agent>,
     pub(super) shared: Arc<Shared>,
     pub(super) session: ActorRef<Msg>,
 }
@@ -97,7 +100,9 @@ pub(super) struct ModelEnd {
 }
 
 impl ModelWork {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
+        self.agent.tools.ready(Some(self.owner)).await;
+        self.request.tools = self.agent.definitions();
         let _place = self.shared.lanes.model_calls.enter().await;
         let begun = self.shared.clock.elapsed();
         let since = || self.shared.clock.elapsed().saturating_sub(begun);
@@ -161,6 +166,8 @@ pub(super) struct ToolEnd {
     pub(super) how: RunEnd,
     /// How the run was confined, where it was a program's.
     pub(super) sandbox: Option<Sandbox>,
+    /// What came with its text.
+    pub(super) attachments: Vec<Attachment>,
 }
 
 impl ToolWork {
@@ -174,14 +181,24 @@ impl ToolWork {
         let _place = self.shared.lanes.tool_workers.enter().await;
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);
-        let confined = sink.listen();
+        let told = sink.listen();
         let how = self.call(sink, output).await;
+        let attachments = told.attachments();
+        let how = match how {
+            RunEnd::Done(outcome, text) => {
+                let room =
+                    RESULT_KEPT.saturating_sub(attachments.iter().map(Attachment::held).sum());
+                RunEnd::Done(outcome, cut(text, room))
+            }
+            died @ RunEnd::Died(..) => died,
+        };
         // A session that is gone will find the call open when it recovers.
         let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
             of: self.open.of,
             attempt: self.open.attempt,
             how,
-            sandbox: confined.sandbox(),
+            sandbox: told.sandbox(),
+            attachments,
         }));
     }
 
@@ -191,6 +208,7 @@ impl ToolWork {
             arguments: self.open.arguments.clone(),
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
+            owner: Some(self.id),
             output: sink,
         };
         // The run's last words are shown before its end is told; one that left its sink with
@@ -199,17 +217,13 @@ impl ToolWork {
             std::pin::pin!(self.run_or_stand_in(call)),
             std::pin::pin!(self.show(output)),
         );
-        let ended = match futures_util::future::select(&mut run, show).await {
+        match futures_util::future::select(&mut run, show).await {
             Either::Left((ended, show)) => {
                 // What waits is taken at once; the rest of what may come is not.
                 let _shown = show.now_or_never();
                 ended
             }
             Either::Right(((), run)) => run.await,
-        };
-        match ended {
-            RunEnd::Done(outcome, text) => RunEnd::Done(outcome, cut(text, RESULT_KEPT)),
-            died @ RunEnd::Died(..) => died,
         }
     }
 

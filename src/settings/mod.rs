@@ -6,6 +6,7 @@
 pub(crate) mod cycle;
 mod environment;
 mod load;
+mod mcp;
 mod model;
 mod paths;
 mod problems;
@@ -22,6 +23,8 @@ use crate::event::EffectClass;
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
+pub use mcp::Scope;
+pub(crate) use mcp::server_name_fault;
 pub use model::{ModelSettings, PriceSettings, Provider};
 pub use paths::NoHome;
 pub use problems::Problem;
@@ -282,6 +285,20 @@ pub struct ToolSettings {
     pub write: Vec<PathBuf>,
     /// `command`, confined: it may use the network.
     pub network: bool,
+    /// `mcp`: whether sessions share the server.
+    pub scope: Scope,
+    /// `mcp`: own names of the tools that are taken; all, when none is named.
+    pub include: Vec<String>,
+    /// `mcp`: own names of tools that are not taken.
+    pub exclude: Vec<String>,
+    /// `mcp`: the server is stopped when it was not used for so long.
+    pub idle_ms: u64,
+    /// `mcp`: a call may take so long, while progress puts off `timeout_ms`.
+    pub total_timeout_ms: u64,
+    /// `mcp`: the server has to be ready within this time.
+    pub start_timeout_ms: u64,
+    /// `mcp`, one for each session: so many at once.
+    pub max_servers: usize,
 }
 
 /// What kind of tool.
@@ -299,6 +316,8 @@ pub enum ToolKind {
     Chain,
     /// Tools at once, all results in order.
     Parallel,
+    /// A server of the Model Context Protocol, which has tools of its own.
+    Mcp,
 }
 
 /// `[agents.NAME]`: one agent.
@@ -454,6 +473,13 @@ impl Default for ToolSettings {
             read: Vec::new(),
             write: Vec::new(),
             network: false,
+            scope: Scope::Shared,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            idle_ms: 300_000,
+            total_timeout_ms: 600_000,
+            start_timeout_ms: 30_000,
+            max_servers: 16,
         }
     }
 }

@@ -135,7 +135,9 @@ impl Settings {
         }
         let tools: Vec<_> = self.tools.keys().cloned().collect();
         for (place, tool) in agent.tools.iter().enumerate() {
-            faults.known("tools", tool, &tools);
+            if !self.may_be_of_server(tool) {
+                faults.known("tools", tool, &tools);
+            }
             if agent.tools.iter().take(place).any(|other| other == tool) {
                 faults.say("tools", format!("'{tool}' stands here twice"));
             }
@@ -233,8 +235,10 @@ impl ToolSettings {
             }
             ToolKind::Http => self.check_http(faults),
             ToolKind::Chain | ToolKind::Parallel => self.check_composition(faults),
+            ToolKind::Mcp => self.check_mcp(name, faults),
         }
-        if self.kind != ToolKind::Builtin && self.description.is_empty() {
+        let brings_its_own = matches!(self.kind, ToolKind::Builtin | ToolKind::Mcp);
+        if !brings_its_own && self.description.is_empty() {
             let says = "the model needs a sentence that says what the tool does";
             faults.say("description", says.to_owned());
         }
@@ -262,7 +266,7 @@ impl ToolSettings {
             faults.say("command", says.to_owned());
         } else if !BUILTIN_TOOLS.contains(&name) {
             let says = format!(
-                "no tool '{name}' is built in, only {}; other tools have kind = \"command\", \"http\", \"chain\" or \"parallel\"",
+                "no tool '{name}' is built in, only {}; other tools have kind = \"command\", \"http\", \"chain\", \"parallel\" or \"mcp\"",
                 BUILTIN_TOOLS.join(", ")
             );
             faults.say("kind", says);

@@ -51,7 +51,7 @@ impl ToolSettings {
         self.effect.unwrap_or(match self.kind {
             ToolKind::Builtin | ToolKind::Chain | ToolKind::Parallel => EffectClass::Pure,
             ToolKind::Http if reads => EffectClass::Pure,
-            ToolKind::Http | ToolKind::Command => EffectClass::AtMostOnce,
+            ToolKind::Http | ToolKind::Command | ToolKind::Mcp => EffectClass::AtMostOnce,
         })
     }
 
@@ -109,20 +109,28 @@ impl ToolSettings {
 impl Settings {
     /// Names that lead nowhere, tools that lead back to themselves, answers that cannot be kept.
     pub(super) fn check_tools_together(&self, found: &mut Vec<Problem>) {
-        let names: Vec<_> = self.tools.keys().cloned().collect();
+        let names = self.tools.keys().filter(|name| !self.is_server(name));
+        let names: Vec<_> = names.cloned().collect();
         for (name, tool) in &self.tools {
             let mut faults = below(found, "tools", name);
-            for step in &tool.steps {
-                faults.known("steps", &step.tool, &names);
-            }
-            if let Some(fallback) = &tool.fallback_tool {
-                faults.known("fallback_tool", fallback, &names);
+            let steps = tool.steps.iter().map(|step| ("steps", &step.tool));
+            let fallback = tool.fallback_tool.iter().map(|it| ("fallback_tool", it));
+            for (key, other) in steps.chain(fallback) {
+                if !self.may_be_of_server(other) {
+                    faults.known(key, other, &names);
+                }
             }
         }
+        // A tool of a server stands for all of them.
+        let node = |name: String| match name.split_once("__") {
+            Some((server, _)) if self.may_be_of_server(&name) => server.to_owned(),
+            Some(_) | None => name,
+        };
+        let others = |tool: &ToolSettings| tool.leads_to().into_iter().map(node).collect();
         let ways: Ways = self
             .tools
             .iter()
-            .map(|(name, tool)| (name.clone(), tool.leads_to()))
+            .map(|(name, tool)| (name.clone(), others(tool)))
             .collect();
         if let Some(round) = cycle(&ways) {
             let first = round.first().map_or("", String::as_str);
@@ -132,7 +140,11 @@ impl Settings {
             return below(found, "tools", first).say(key, says);
         }
         for (name, tool) in &self.tools {
-            if tool.cache_ttl_ms.is_some() && weakest(name, &self.tools) != EffectClass::Pure {
+            let is_server = tool.kind == ToolKind::Mcp;
+            if !is_server
+                && tool.cache_ttl_ms.is_some()
+                && weakest(name, &self.tools) != EffectClass::Pure
+            {
                 let says = "only the answers of a pure tool can be kept; set effect = \"pure\" if it has no effect outside, or leave this out";
                 below(found, "tools", name).say("cache_ttl_ms", says.to_owned());
             }

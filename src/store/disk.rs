@@ -3,6 +3,7 @@
 //! Called by `record` alone. Fields are only ever added, with a default; a field's name and a
 //! kind's number never change their meaning. `tests/formats` holds a witness of each.
 
+mod attachment;
 mod convert;
 
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ use crate::event::{EffectClass, Fact, FailureClass, Outcome, Sandbox, Timestamp,
 use crate::id::{Seq, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
+use attachment::AttachmentDisk;
 
 type Text<'a> = Cow<'a, str>;
 
@@ -109,6 +111,8 @@ struct ToolResultDisk<'a> {
     duration_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sandbox: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<AttachmentDisk<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -366,8 +370,8 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        Event, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall,
-        ToolResult, Usage, UserInput,
+        Attachment, AttachmentKind, Event, Failure, FinishReason, LlmResponse, RequestedCall,
+        SessionCreated, ToolCall, ToolResult, Usage, UserInput,
     };
     use crate::id::{CallId, SessionId};
     use crate::store::engine::Write;
@@ -440,9 +444,50 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                attachments: Vec::new(),
             })
         };
-        vec![result(Outcome::Fallback), result(Outcome::Cached)]
+        vec![
+            result(Outcome::Fallback),
+            result(Outcome::Cached),
+            Fact::ToolResult(with_attachments()),
+        ]
+    }
+
+    fn with_attachments() -> ToolResult {
+        ToolResult {
+            of: Seq::new(6),
+            outcome: Outcome::Ok,
+            content: "[image image/png, 3 bytes]".to_owned(),
+            attempts: 1,
+            duration_ms: 3,
+            sandbox: Some(Sandbox::Landlock),
+            attachments: vec![
+                Attachment {
+                    kind: AttachmentKind::Image,
+                    mime: Some("image/png".to_owned()),
+                    uri: None,
+                    data: Some("AQID".to_owned()),
+                    bytes: 3,
+                },
+                Attachment {
+                    kind: AttachmentKind::Link,
+                    mime: None,
+                    uri: Some("file:///a".to_owned()),
+                    data: None,
+                    bytes: 0,
+                },
+            ],
+        }
+    }
+
+    /// The name of the witness of a later word.
+    fn later_name(result: &ToolResult) -> String {
+        if result.attachments.is_empty() {
+            format!("tool_result_{}", result.outcome.name())
+        } else {
+            "tool_result_attachments".to_owned()
+        }
     }
 
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
@@ -477,6 +522,7 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                attachments: Vec::new(),
             }),
             Fact::Error(Failure {
                 class: FailureClass::Model,
@@ -536,7 +582,7 @@ mod tests {
             let Fact::ToolResult(result) = &fact else {
                 panic!("a new outcome is one of a tool")
             };
-            let name = format!("tool_result_{}", result.outcome.name());
+            let name = later_name(result);
             let event = Event {
                 seq: Seq::new(number),
                 at: Timestamp(1_700_000_000_000 + number),
@@ -617,7 +663,7 @@ mod tests {
             let Fact::ToolResult(result) = &fact else {
                 panic!("a new outcome is one of a tool")
             };
-            let (_, value) = witness(&format!("tool_result_{}", result.outcome.name()));
+            let (_, value) = witness(&later_name(result));
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
         }

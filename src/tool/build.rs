@@ -107,11 +107,17 @@ pub fn build(
         ToolKind::Http => compose::http(name, settings, env),
         ToolKind::Chain => compose::chain(name, settings),
         ToolKind::Parallel => compose::parallel(name, settings),
+        ToolKind::Mcp => Err(BuildError::Parts {
+            name: name.to_owned(),
+            fault:
+                "it is a server with tools of its own; make it with impresario::tool::mcp::server"
+                    .to_owned(),
+        }),
     }
 }
 
 /// Whether models accept this as a tool's name.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name
             .bytes()
@@ -187,8 +193,8 @@ fn command(
     Ok(Arc::new(CommandTool::new(spec, program)))
 }
 
-/// What a command tool runs, and where.
-fn program(
+/// What a command tool or a server runs, and where.
+pub(super) fn program(
     name: &str,
     settings: &ToolSettings,
     env: &ToolEnvironment,
@@ -342,15 +348,20 @@ pub(super) fn spec(
         definition: own,
         effect: settings.effect.unwrap_or(effect),
         timeout: Duration::from_millis(settings.timeout_ms),
-        restart: RestartPolicy {
-            max_restarts: settings.max_restarts,
-            within: Duration::from_millis(settings.within_ms),
-            backoff: Backoff {
-                first: Duration::from_millis(settings.backoff_first_ms),
-                cap: Duration::from_millis(settings.backoff_cap_ms),
-            },
-        },
+        restart: restart(settings),
         max_output_bytes: settings.max_output_bytes,
+    }
+}
+
+/// How often and how soon what died may begin again.
+pub(super) const fn restart(settings: &ToolSettings) -> RestartPolicy {
+    RestartPolicy {
+        max_restarts: settings.max_restarts,
+        within: Duration::from_millis(settings.within_ms),
+        backoff: Backoff {
+            first: Duration::from_millis(settings.backoff_first_ms),
+            cap: Duration::from_millis(settings.backoff_cap_ms),
+        },
     }
 }
 

@@ -55,6 +55,7 @@ impl Step {
             arguments: self.arguments.fill(scope)?.to_string(),
             idempotency_key: format!("{}:{number}", of.idempotency_key),
             attempt: of.attempt,
+            owner: of.owner,
             output: of.output.clone(),
         })
     }

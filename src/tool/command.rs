@@ -65,6 +65,14 @@ impl Tool for CommandTool {
     }
 }
 
+/// What ended a program that should not have ended, for people and models.
+pub(super) fn what_ended(program: &Program, ended: Ended) -> String {
+    match result(program, ended) {
+        Ok(_) => "its program ended by itself".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// What the end of a run means for the call.
 fn result(program: &Program, ended: Ended) -> Result<String, ToolError> {
     match ended.report {

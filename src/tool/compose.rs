@@ -83,7 +83,7 @@ pub(super) fn http(
 }
 
 /// The secret of a header, from the environment or a file.
-fn secret(
+pub(super) fn secret(
     header: &str,
     settings: &HeaderSettings,
     env: &ToolEnvironment,

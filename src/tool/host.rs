@@ -205,6 +205,7 @@ impl Host {
             Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
             Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
             Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
+            Ok(Err(ToolError::TimedOut(reason))) => Tried::Died(Outcome::Timeout, reason),
             Err(_) => Tried::Died(
                 Outcome::Timeout,
                 format!("no answer within {} ms", timeout.as_millis()),

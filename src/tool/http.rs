@@ -226,7 +226,7 @@ fn not_sent(error: &reqwest::Error) -> ToolError {
 }
 
 /// Whether a redirect is followed: on the same server, and where `http_get` would follow it.
-fn follow_home(attempt: Attempt<'_>, reach: Reach) -> reqwest::redirect::Action {
+pub(super) fn follow_home(attempt: Attempt<'_>, reach: Reach) -> reqwest::redirect::Action {
     let home = attempt.previous().first().map(Url::origin);
     if home.is_some_and(|home| home == attempt.url().origin()) {
         return follow(attempt, reach);

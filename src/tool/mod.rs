@@ -12,6 +12,7 @@ pub mod command;
 mod compose;
 pub mod host;
 pub mod http;
+pub mod mcp;
 pub mod parallel;
 mod process;
 pub mod shim;
@@ -19,7 +20,7 @@ pub mod template;
 mod toolbox;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -27,7 +28,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::context::ToolDefinition;
-use crate::event::{EffectClass, Sandbox};
+use crate::event::{Attachment, EffectClass, Sandbox};
+use crate::id::SessionId;
 use crate::restart::RestartPolicy;
 
 pub use compose::care;
@@ -59,17 +61,21 @@ pub struct Invocation {
     pub idempotency_key: String,
     /// Runs count from 1.
     pub attempt: u32,
+    /// The session that the call is made for; none for a call from outside.
+    pub owner: Option<SessionId>,
     /// Where provisional output goes while the tool runs.
     pub output: OutputSink,
 }
 
 /// Takes provisional output: shown to readers at once, never part of the result.
 /// Bounded: when readers' buffers are full, output is waited for, not dropped.
-/// It also takes how the run is confined, which is recorded with its outcome.
+/// It also takes how the run is confined and what comes with the result, which are recorded with
+/// its outcome.
 #[derive(Clone, Debug, Default)]
 pub struct OutputSink {
     pieces: Option<mpsc::Sender<String>>,
     sandbox: Arc<OnceLock<Sandbox>>,
+    attachments: Arc<Mutex<Vec<Attachment>>>,
 }
 
 impl OutputSink {
@@ -84,16 +90,17 @@ impl OutputSink {
     pub fn new(sender: mpsc::Sender<String>) -> Self {
         Self {
             pieces: Some(sender),
-            sandbox: Arc::default(),
+            ..Self::default()
         }
     }
 
-    /// A sink that shows nothing and hears how the run of this one is confined.
+    /// A sink that shows nothing and hears what is told to this one.
     #[must_use]
     pub fn listen(&self) -> Self {
         Self {
             pieces: None,
             sandbox: Arc::clone(&self.sandbox),
+            attachments: Arc::clone(&self.attachments),
         }
     }
 
@@ -108,6 +115,34 @@ impl OutputSink {
         self.sandbox.get().copied()
     }
 
+    /// Tells what comes with the result. At most [`MAX_ATTACHED`] bytes are kept of all that comes
+    /// with one; of what is beyond, only that it was there.
+    pub fn attach(&self, attachments: Vec<Attachment>) {
+        let mut kept = self.attached();
+        let mut room = MAX_ATTACHED.saturating_sub(kept.iter().map(Attachment::held).sum());
+        for mut attachment in attachments {
+            if attachment.held() > room {
+                attachment.data = None;
+            }
+            if attachment.held() <= room && kept.len() < MAX_ATTACHMENTS {
+                room -= attachment.held();
+                kept.push(attachment);
+            }
+        }
+    }
+
+    /// What came with the result, in order.
+    #[must_use]
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.attached().clone()
+    }
+
+    fn attached(&self) -> std::sync::MutexGuard<'_, Vec<Attachment>> {
+        self.attachments
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Shows a piece of output. Waits while the session is busy; ends at once when it has left.
     pub async fn send(&self, piece: String) {
         if let Some(sender) = &self.pieces {
@@ -116,6 +151,10 @@ impl OutputSink {
         }
     }
 }
+
+/// What attachments of one result may take, bytes in base64, and how many there may be.
+pub const MAX_ATTACHED: usize = 2 << 20;
+const MAX_ATTACHMENTS: usize = 64;
 
 /// Why a run gave no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,6 +165,9 @@ pub enum ToolError {
     /// The run died without an outcome: what it did outside is unknown.
     #[error("{0}")]
     Died(String),
+    /// The tool's own patience ended; like [`Self::Died`], and told as a timeout.
+    #[error("{0}")]
+    TimedOut(String),
 }
 
 /// Something the model can call.
@@ -141,6 +183,12 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// `builtin`, `command`, `rust`, …; for `tools`.
     fn kind(&self) -> &'static str {
         "rust"
+    }
+
+    /// Whether a call may destroy or change what was there before; decides which calls a person is
+    /// asked about.
+    fn is_destructive(&self) -> bool {
+        self.spec().effect != EffectClass::Pure
     }
 
     /// Runs the tool once. The text goes to the model.

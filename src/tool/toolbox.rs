@@ -1,19 +1,25 @@
 //! All tools of a company, each with its host. Everybody who calls a tool calls it here: the
 //! sessions' tool workers, calls from outside a session, and tools made of other tools.
+//!
+//! Some tools are there from the start; those of MCP servers are known when their server has been
+//! listed, and may change.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use serde_json::Value;
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::event::{EffectClass, Outcome};
+use crate::id::SessionId;
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
 use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
+use crate::tool::mcp::{Selected, Server};
 use crate::tool::{Invocation, OutputSink, Tool};
 
 /// The tools of a company, by name. Cheap to clone.
@@ -23,9 +29,14 @@ pub struct Toolbox {
     seen: Arc<Hosts>,
     /// Those that may be called by another tool, or stand in for one.
     all: Arc<Hosts>,
+    /// Servers whose tools may be called by name.
+    seen_servers: Arc<Vec<Selected>>,
+    /// Every server, with all its tools.
+    servers: Arc<Vec<Selected>>,
 }
 
-type Hosts = BTreeMap<String, Arc<Host>>;
+/// Hosts by the names of their tools.
+pub(super) type Hosts = BTreeMap<String, Arc<Host>>;
 
 /// A call of a tool.
 #[derive(Clone, Debug)]
@@ -38,6 +49,8 @@ pub struct Call {
     pub idempotency_key: String,
     /// Runs count from 1.
     pub attempt: u32,
+    /// The session that the call is made for; none for a call from outside.
+    pub owner: Option<SessionId>,
     /// Where provisional output goes.
     pub output: OutputSink,
 }
@@ -72,19 +85,40 @@ impl Toolbox {
         tools: impl IntoIterator<Item = (Arc<dyn Tool>, Care)>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ToolboxError> {
+        Self::with_servers(tools, [], clock)
+    }
+
+    /// Gives each tool a host, and takes in MCP servers, whose tools get theirs when they are
+    /// listed.
+    ///
+    /// # Errors
+    /// [`ToolboxError`] when they do not go together.
+    pub fn with_servers(
+        tools: impl IntoIterator<Item = (Arc<dyn Tool>, Care)>,
+        servers: impl IntoIterator<Item = Arc<Server>>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, ToolboxError> {
+        let servers: Vec<_> = servers.into_iter().map(Selected::whole).collect();
         let tools: BTreeMap<String, _> = tools
             .into_iter()
             .map(|(tool, care)| (tool.spec().definition.name.clone(), (tool, care)))
             .collect();
-        let ways: Ways = tools
+        let mut ways: Ways = tools
             .iter()
             .map(|(name, (tool, care))| (name.clone(), leads_to(tool.as_ref(), care)))
             .collect();
+        add_servers(&mut ways, &servers);
         check_ways(&ways)?;
-        let own: BTreeMap<_, _> = tools
+        let mut own: BTreeMap<_, _> = tools
             .iter()
             .map(|(name, (tool, _))| (name.clone(), tool.spec().effect))
             .collect();
+        own.extend(servers.iter().map(|it| (it.node(), it.server.effect())));
+        for it in &servers {
+            let others = ways.get(&it.node()).into_iter().flatten();
+            let floor = others.map(|other| weakest(other, &own, &ways)).max();
+            it.server.join(floor.unwrap_or(EffectClass::Pure), clock);
+        }
         let mut hosts = Hosts::new();
         for (name, (tool, care)) in tools {
             let effect = weakest(&name, &own, &ways);
@@ -95,44 +129,131 @@ impl Toolbox {
             hosts.insert(name, Arc::new(host));
         }
         let all = Arc::new(hosts);
+        let servers = Arc::new(servers);
         Ok(Self {
             seen: Arc::clone(&all),
             all,
+            seen_servers: Arc::clone(&servers),
+            servers,
         })
     }
 
-    /// The tool with this name.
+    /// The tool with this name, if it is known by now.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.host(name).map(|host| host.tool())
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Tool>> {
+        self.host(name).map(|host| Arc::clone(host.tool()))
     }
 
-    /// The host of the tool with this name.
+    /// The host of the tool with this name, if it is known by now.
     #[must_use]
-    pub fn host(&self, name: &str) -> Option<&Arc<Host>> {
-        self.seen.get(name)
+    pub fn host(&self, name: &str) -> Option<Arc<Host>> {
+        if let Some(host) = self.seen.get(name) {
+            return Some(Arc::clone(host));
+        }
+        self.seen_servers.iter().find_map(|it| it.host(name))
     }
 
-    /// All tools, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Tool>> {
-        self.hosts().map(|host| host.tool())
+    /// All tools that are known by now, by name.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<dyn Tool>> {
+        self.hosts()
+            .into_values()
+            .map(|host| Arc::clone(host.tool()))
     }
 
-    /// All hosts, by name.
-    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
-        self.seen.values()
+    /// All hosts that are known by now, by name.
+    #[must_use]
+    pub fn hosts(&self) -> BTreeMap<String, Arc<Host>> {
+        let mut hosts = Hosts::clone(&self.seen);
+        for it in self.seen_servers.iter() {
+            hosts.extend(it.hosts());
+        }
+        hosts
     }
 
-    /// Only the tools with these names; names without a tool are left out. What these tools call
-    /// in turn is still there for them.
+    /// The servers whose tools, or some of them, may be called.
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.seen_servers.iter().map(|it| &it.server)
+    }
+
+    /// The names that lead to a tool, or to all tools of a server.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let servers = self.servers().map(|server| server.name().to_owned());
+        let tools = self.hosts().into_keys();
+        tools.chain(servers).collect()
+    }
+
+    /// The names that lead here: of tools, of servers for all their tools, of single tools of
+    /// servers.
+    #[must_use]
+    pub fn named(&self) -> Vec<String> {
+        let servers = self.seen_servers.iter().flat_map(Selected::names);
+        let mut names: Vec<_> = self.seen.keys().cloned().chain(servers).collect();
+        names.sort();
+        names
+    }
+
+    /// Whether this name leads to a tool, to a server, or perhaps to a tool of one, which is known
+    /// when the server has been listed.
+    #[must_use]
+    pub fn may_have(&self, name: &str) -> bool {
+        let of_server = |it: &Selected| it.may_have(name) || it.server.name() == name;
+        self.seen.contains_key(name) || self.seen_servers.iter().any(of_server)
+    }
+
+    /// Changes whenever a server's list of tools does.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.servers().map(|server| server.generation()).sum()
+    }
+
+    /// What a crash in a call of each tool means; under `server__`, what it means for a tool that
+    /// the server has not listed.
+    #[must_use]
+    pub fn effects(&self) -> BTreeMap<String, EffectClass> {
+        let mut effects = BTreeMap::new();
+        for it in self.seen_servers.iter() {
+            effects.insert(format!("{}__", it.server.name()), it.server.effect());
+        }
+        let hosts = self.hosts().into_iter();
+        effects.extend(hosts.map(|(name, host)| (name, host.effect())));
+        effects
+    }
+
+    /// Sees to it that every server has been listed once, for this session. Does not fail: one that
+    /// cannot be started within its time has no tools for now, and the log says why.
+    /// Cancellation: dropping the future stops the wait; a server that is being started goes on.
+    pub async fn ready(&self, owner: Option<SessionId>) {
+        join_all(self.servers().map(|server| server.ready(owner))).await;
+    }
+
+    /// Sees to it that the server of the tool with this name has been listed once.
+    pub async fn ready_for(&self, name: &str, owner: Option<SessionId>) {
+        if self.host(name).is_none()
+            && let Some(it) = self.seen_servers.iter().find(|it| it.may_have(name))
+        {
+            it.server.ready(owner).await;
+        }
+    }
+
+    /// Stops every server, all at once. None is started again.
+    pub async fn close(&self) {
+        join_all(self.servers.iter().map(|it| it.server.close())).await;
+    }
+
+    /// Only the tools with these names; a server's name stands for all its tools. Names without a
+    /// tool are left out. What these tools call in turn is still there for them.
     #[must_use]
     pub fn only(&self, names: &[String]) -> Self {
         let seen = names
             .iter()
             .filter_map(|name| Some((name.clone(), Arc::clone(self.seen.get(name)?))));
+        let servers = self.seen_servers.iter();
         Self {
             seen: Arc::new(seen.collect()),
             all: Arc::clone(&self.all),
+            seen_servers: Arc::new(servers.filter_map(|it| it.only(names)).collect()),
+            servers: Arc::clone(&self.servers),
         }
     }
 
@@ -150,10 +271,11 @@ impl Toolbox {
     /// A panic of the tool goes through to the caller.
     /// Cancellation: dropping the future ends the run.
     pub async fn run(&self, call: &Call) -> RunEnd {
+        self.ready_for(&call.tool, call.owner).await;
         let checked = self
             .known(&call.tool)
-            .and_then(|host| Ok((host, host.arguments(&call.arguments)?)));
-        let (host, arguments) = match checked {
+            .and_then(|host| Ok((host.arguments(&call.arguments)?, host)));
+        let (arguments, host) = match checked {
             Ok(checked) => checked,
             Err(fault) => return RunEnd::Done(Outcome::Error, fault),
         };
@@ -181,8 +303,8 @@ impl Toolbox {
     /// What stands in for the tool, or `otherwise`, with a note when that failed as well.
     /// Cancellation: dropping the future ends it.
     pub async fn stand_in(&self, call: &Call, otherwise: RunEnd) -> RunEnd {
-        let fallback = self.host(&call.tool).and_then(|host| host.fallback());
-        let answer = match fallback {
+        let host = self.host(&call.tool);
+        let answer = match host.as_ref().and_then(|host| host.fallback()) {
             None => return otherwise,
             Some(Fallback::Text(text)) => Ok(text.clone()),
             Some(Fallback::Tool(name)) => {
@@ -224,6 +346,7 @@ impl Toolbox {
     /// The good answer of another tool to the same arguments.
     async fn ask(&self, name: &str, call: &Call) -> Result<String, String> {
         let others = self.everything();
+        others.ready_for(name, call.owner).await;
         let host = others.known(name)?;
         let arguments = host.arguments(&call.arguments)?;
         let mut invocation = invocation(call, arguments);
@@ -238,17 +361,29 @@ impl Toolbox {
         Self {
             seen: Arc::clone(&self.all),
             all: Arc::clone(&self.all),
+            seen_servers: Arc::clone(&self.servers),
+            servers: Arc::clone(&self.servers),
         }
     }
 
-    fn known(&self, name: &str) -> Result<&Arc<Host>, String> {
-        self.host(name).ok_or_else(|| {
-            let known: Vec<&str> = self.seen.keys().map(String::as_str).collect();
+    /// Why a tool that may be there is not known, when that is its server's fault.
+    #[must_use]
+    pub fn absent(&self, name: &str) -> Option<String> {
+        let mut servers = self.seen_servers.iter();
+        servers.find(|it| it.may_have(name))?.server.absent()
+    }
+
+    fn known(&self, name: &str) -> Result<Arc<Host>, String> {
+        if let Some(host) = self.host(name) {
+            return Ok(host);
+        }
+        let known: Vec<_> = self.hosts().into_keys().collect();
+        Err(self.absent(name).unwrap_or_else(|| {
             format!(
                 "there is no tool named {name:?}; there are: {}",
                 known.join(", ")
             )
-        })
+        }))
     }
 }
 
@@ -257,6 +392,7 @@ fn invocation(call: &Call, arguments: Value) -> Invocation {
         arguments,
         idempotency_key: call.idempotency_key.clone(),
         attempt: call.attempt,
+        owner: call.owner,
         output: call.output.clone(),
     }
 }
@@ -268,6 +404,19 @@ fn leads_to(tool: &dyn Tool, care: &Care) -> Vec<String> {
         names.push(name.clone());
     }
     names
+}
+
+/// Puts servers among the ways: a tool of one stands for all of them.
+fn add_servers(ways: &mut Ways, servers: &[Selected]) {
+    let node = |name: &String| {
+        let server = servers.iter().find(|it| it.may_have(name));
+        server.map_or_else(|| name.clone(), Selected::node)
+    };
+    let of_servers = servers.iter().map(|it| (it.node(), it.server.leads_to()));
+    ways.extend(of_servers.collect::<Vec<_>>());
+    for others in ways.values_mut() {
+        *others = others.iter().map(node).collect();
+    }
 }
 
 fn check_ways(ways: &Ways) -> Result<(), ToolboxError> {

@@ -377,11 +377,7 @@ impl State {
             call_id: slot.call.id.clone(),
             tool: slot.call.tool.clone(),
             arguments: slot.call.arguments.clone(),
-            effect: rules
-                .effects
-                .get(&slot.call.tool)
-                .copied()
-                .unwrap_or(EffectClass::Pure),
+            effect: rules.effect(&slot.call.tool),
         })
     }
 
@@ -450,6 +446,7 @@ fn ended_without_outcome(open: &OpenCall, death: &ToolDeath) -> Fact {
         attempts: open.attempt,
         duration_ms: death.duration_ms,
         sandbox: death.sandbox,
+        attachments: Vec::new(),
     })
 }
 
@@ -468,5 +465,6 @@ fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
         attempts: open.attempt,
         duration_ms: 0,
         sandbox: None,
+        attachments: Vec::new(),
     })
 }

@@ -19,6 +19,7 @@ use crate::event::{
 use crate::id::{Seq, TurnId};
 
 mod decide;
+mod effect;
 mod keys;
 
 pub use decide::{Input, ModelFailure, Refusal, Rules, ToolDeath};

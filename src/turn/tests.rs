@@ -153,6 +153,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             attempts: open.attempt,
             duration_ms: 1,
             sandbox: None,
+            attachments: Vec::new(),
         }),
     }
 }

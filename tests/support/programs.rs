@@ -50,6 +50,7 @@ pub(crate) fn invocation(arguments: Value) -> Invocation {
         arguments,
         idempotency_key: "session:7".to_owned(),
         attempt: 2,
+        owner: None,
         output: OutputSink::none(),
     }
 }

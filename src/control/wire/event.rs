@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::control::wire::attachment::Attachment;
 use crate::control::wire::rfc3339;
 use crate::event::{self, Fact};
 use crate::id::{Seq, SessionId};
@@ -152,6 +153,9 @@ pub struct ToolResult {
     /// How a program was confined: `none`, `basic`, `landlock`, `bwrap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// What came with the text; there it stands as `[image image/png, 1234 bytes]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
 }
 
 /// `error`: for people; never shown to the model.
@@ -344,6 +348,7 @@ impl From<&event::ToolResult> for ToolResult {
             attempts: it.attempts,
             duration_ms: it.duration_ms,
             sandbox: it.sandbox.map(|level| level.name().to_owned()),
+            attachments: it.attachments.iter().map(Attachment::from).collect(),
         }
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! `tests/formats/control-v1.schema.json` is the witness of this version.
 
+mod attachment;
 mod event;
 mod frame;
 mod method;
 mod schema;
 mod stream;
 
+pub use attachment::Attachment;
 pub use event::{
     Event, LlmRequest, LlmResponse, Problem, Quarantined, RequestedCall, SessionChange,
     SessionCreated, ToolCall, ToolResult, TurnFinished, TurnStarted, Usage, UserInput,

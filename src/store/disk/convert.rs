@@ -194,6 +194,7 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             attempts: result.attempts,
             duration_ms: result.duration_ms,
             sandbox: result.sandbox.map(|level| text(level.name())),
+            attachments: result.attachments.iter().map(Into::into).collect(),
         }
     }
 }
@@ -202,6 +203,7 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
     type Error = Damage;
 
     fn try_from(disk: ToolResultDisk<'_>) -> Result<Self, Damage> {
+        let attachments = disk.attachments.into_iter().map(TryInto::try_into);
         Ok(Self {
             of: disk.of,
             outcome: named(&disk.outcome, &OUTCOMES, |outcome| outcome.name())?,
@@ -212,6 +214,7 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
                 Some(level) => Some(named(level, &SANDBOXES, |level| level.name())?),
                 None => None,
             },
+            attachments: attachments.collect::<Result<_, _>>()?,
         })
     }
 }

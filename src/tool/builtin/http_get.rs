@@ -321,6 +321,7 @@ mod tests {
             arguments: json!({"url": "http://public.example/"}),
             idempotency_key: String::new(),
             attempt: 1,
+            owner: None,
             output: OutputSink::none(),
         });
         let serve = async {

@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::clock::{Clock, SystemClock};
+
 /// Bytes read at once.
 const CHUNK: usize = 32 * 1024;
 /// Bytes of a line of stderr that are logged.
 const LINE: usize = 1024;
-/// Lines of stderr of one run that are logged.
+/// Lines of stderr of one run, or of one minute, that are logged.
 const LINES: usize = 1_000;
 /// Bytes of stderr that are kept for an error.
 const STDERR: usize = 4 * 1024;
@@ -84,6 +86,23 @@ pub(crate) struct Stderr {
     kept: HeadTail,
     line: Vec<u8>,
     lines: usize,
+    /// When lines are counted anew; never, for a program that runs once.
+    anew: Option<Minute>,
+}
+
+/// Counts minutes.
+#[derive(Debug)]
+struct Minute {
+    clock: SystemClock,
+    now: u64,
+}
+
+impl Minute {
+    /// Whether another one has begun.
+    fn is_over(&mut self) -> bool {
+        let now = self.clock.elapsed().as_secs() / 60;
+        std::mem::replace(&mut self.now, now) != now
+    }
 }
 
 impl Stderr {
@@ -94,6 +113,18 @@ impl Stderr {
             kept: HeadTail::new(STDERR),
             line: Vec::new(),
             lines: 0,
+            anew: None,
+        }
+    }
+
+    /// For a program of this name that runs for long: its lines are counted anew each minute.
+    pub(crate) fn of_server(tool: String) -> Self {
+        Self {
+            anew: Some(Minute {
+                clock: SystemClock::new(),
+                now: 0,
+            }),
+            ..Self::new(tool)
         }
     }
 
@@ -114,6 +145,9 @@ impl Stderr {
     }
 
     fn log(&mut self, bytes: &[u8]) {
+        if self.anew.as_mut().is_some_and(Minute::is_over) {
+            self.lines = 0;
+        }
         if self.lines > LINES {
             return;
         }

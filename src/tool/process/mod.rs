@@ -1,6 +1,6 @@
 //! Runs programs so that nothing of them stays.
 //!
-//! Called by [`crate::tool::command`]. A program runs below a shim ([`crate::tool::shim`]), which
+//! Called by [`crate::tool::command`] and [`crate::tool::mcp`]. A program runs below a shim ([`crate::tool::shim`]), which
 //! ends the whole tree of processes when it is told to, when the program ends, and when this
 //! process dies. Nothing here knows what a tool is for.
 
@@ -10,15 +10,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use crate::tool::OutputSink;
 use crate::tool::process::capture::{HeadTail, Stderr};
-use crate::tool::process::plan::{Limits, Plan, Report, Word, read_frame, write_frame};
+use crate::tool::process::plan::{Input, Limits, Plan, Report, Word, read_frame, write_frame};
 use crate::tool::process::sandbox::{Confinement, Wish};
 
 pub(crate) mod capture;
+pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod sandbox;
 mod spawner;
@@ -108,7 +110,7 @@ pub(crate) async fn run(
         let mut reading = pin!(async { tokio::join!(out.fill(stdout), err.fill(stderr)) });
         let mut report = pin!(converse(
             &mut control,
-            plan(&program, confinement, stdin),
+            plan(&program, confinement, Input::Text(stdin)),
             told
         ));
         tokio::select! {
@@ -130,6 +132,11 @@ pub(crate) async fn run(
 /// Hands over the plan and waits for the report.
 async fn converse(control: &mut UnixStream, plan: Plan, told: &OutputSink) -> io::Result<Report> {
     write_frame(control, &plan).await?;
+    report(control, told).await
+}
+
+/// Waits for the report, and tells meanwhile how the program is confined.
+async fn report<R: AsyncRead + Unpin>(control: &mut R, told: &OutputSink) -> io::Result<Report> {
     loop {
         match read_frame(control).await? {
             Word::Begun(level) => told.confined(level),
@@ -138,7 +145,7 @@ async fn converse(control: &mut UnixStream, plan: Plan, told: &OutputSink) -> io
     }
 }
 
-fn plan(program: &Program, confinement: Confinement, stdin: String) -> Plan {
+fn plan(program: &Program, confinement: Confinement, stdin: Input) -> Plan {
     Plan {
         parent: rustix::process::getpid().as_raw_pid(),
         argv: program.argv.clone(),

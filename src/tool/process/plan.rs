@@ -1,5 +1,6 @@
 //! What the daemon and the shim tell each other, as frames on one socket: first the plan, then
-//! that the program has begun, at the end the report. The end of the socket is the order to end the tool.
+//! that the program has begun, at the end the report. The end of the socket is the order to end the
+//! tool. Behind a plan that says so, what the daemon writes is the program's input.
 //!
 //! Called by [`crate::tool::process`] on one side and [`crate::tool::shim`] on the other. Both are
 //! the same program, so the form has no version.
@@ -24,7 +25,7 @@ pub(crate) struct Plan {
     /// The program and its arguments.
     pub argv: Vec<String>,
     /// What the program reads from stdin.
-    pub stdin: String,
+    pub stdin: Input,
     /// Between the polite signal and the final one.
     pub grace_ms: u64,
     /// What each process may use.
@@ -33,6 +34,15 @@ pub(crate) struct Plan {
     pub max_processes: usize,
     /// How the program is confined.
     pub confinement: Confinement,
+}
+
+/// What a program reads from stdin.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Input {
+    /// This, and no more.
+    Text(String),
+    /// Whatever comes on the socket behind the plan, until the daemon closes its side of it.
+    Control,
 }
 
 /// What the shim tells.

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 mod confine;
 mod exec;
+mod feed;
 mod supervise;
 
 /// The first argument of the supervisor.

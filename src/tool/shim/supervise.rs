@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use rustix::process::{
     set_child_subreaper, set_parent_process_death_signal, setpriority_process, setrlimit, setsid,
     umask, wait,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
@@ -29,6 +29,7 @@ use crate::tool::process::plan::{Plan, Report, Word, read_frame, write_frame};
 use crate::tool::process::tree;
 use crate::tool::shim::EXEC;
 use crate::tool::shim::exec::{Failure, Order};
+use crate::tool::shim::feed::{Fed, Feed};
 
 /// How soon processes are looked for again; doubles up to [`LOOK_CAP`].
 const LOOK_FIRST: Duration = Duration::from_millis(10);
@@ -158,21 +159,20 @@ async fn watch(
     // Nobody listens: the call was dropped, which is seen below.
     let level = plan.confinement.level;
     let _unheard = write_frame(control, &Word::Begun(level)).await;
-    let mut feeding = std::pin::pin!(feed(program.stdin.take(), &plan.stdin));
-    let mut is_fed = false;
+    let mut feed = Feed::new(program.stdin.take(), &plan.stdin);
     let mut census = Census::new(plan.max_processes);
     loop {
         if let Some(status) = reap(program.pid).main {
             return Some(report(status, level));
         }
-        let mut byte = [0];
         tokio::select! {
             _ = events.child.recv() => {}
             _ = events.terminate.recv() => return None,
-            // The daemon says nothing after the plan: anything but waiting is the end.
-            _ = control.read(&mut byte) => return None,
-            () = &mut feeding, if !is_fed => is_fed = true,
+            fed = feed.go_on(control) => if fed == Fed::End { return None },
             () = tokio::time::sleep(census.pause) => {}
+        }
+        if feed.is_orphaned(control) {
+            return None;
         }
         if census.is_exceeded() {
             return Some(Report::TooMany {
@@ -224,16 +224,6 @@ impl Census {
             COUNT_FIRST
         };
         processes > self.limit
-    }
-}
-
-/// Writes the program's input. A program that does not read it to the end is within its rights.
-async fn feed(stdin: Option<ChildStdin>, text: &str) {
-    let Some(stdin) = stdin else {
-        return;
-    };
-    if let Ok(mut stdin) = pipe::Sender::from_owned_fd(OwnedFd::from(stdin)) {
-        let _unread = stdin.write_all(text.as_bytes()).await;
     }
 }
 

@@ -1,0 +1,305 @@
+//! `mcp`: a server of the Model Context Protocol, whose tools become ours.
+//!
+//! Made by [`crate::tool::build`], and asked through [`crate::tool::Toolbox`], where each of its
+//! tools has a host of its own. A server is started when it is first needed, restarted within its
+//! policy when it dies, and stopped when nobody has used it for a while. It never runs a call twice:
+//! whoever calls decides whether a run that died is followed by another.
+
+mod call;
+mod content;
+mod handler;
+mod keeper;
+mod link;
+mod listed;
+pub(crate) mod make;
+pub(crate) mod names;
+mod select;
+mod tap;
+mod way;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::clock::{Clock, SystemClock};
+use crate::event::EffectClass;
+use crate::id::SessionId;
+use crate::restart::RestartPolicy;
+use crate::settings::Scope;
+use crate::tool::host::{Care, Fallback, Host};
+use crate::tool::toolbox::Hosts;
+use crate::tool::{Invocation, Tool, ToolError, ToolSpec};
+use keeper::{Patience, Slots};
+use listed::Listed;
+use way::Way;
+
+pub use make::server;
+pub(super) use select::Selected;
+
+/// What is known of a server before it is started.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerSpec {
+    name: String,
+    description: String,
+    scope: Scope,
+    /// Own names of the tools that are taken; all, when none is named.
+    include: Vec<String>,
+    exclude: Vec<String>,
+    /// Stands before what the server says of its tools.
+    effect: Option<EffectClass>,
+    /// A call may be silent for so long.
+    timeout: Duration,
+    /// And take so long, whatever it says.
+    total_timeout: Duration,
+    start_timeout: Duration,
+    /// Stopped when it was not used for so long.
+    idle: Duration,
+    restart: RestartPolicy,
+    max_output_bytes: usize,
+    /// So many processes or connections at once, one for each session.
+    max_servers: usize,
+    care: Care,
+}
+
+/// A server and its tools. Shared by all who may call them.
+///
+/// When the last handle is dropped, everything that was started for it ends.
+#[derive(Debug)]
+pub struct Server {
+    spec: ServerSpec,
+    way: Way,
+    joined: OnceLock<Joined>,
+    listing: RwLock<Arc<Listing>>,
+    generation: AtomicU64,
+    slots: Mutex<Slots>,
+    links: AtomicU64,
+    myself: Weak<Server>,
+}
+
+/// What a server learns when it comes into a toolbox.
+#[derive(Debug)]
+struct Joined {
+    /// The weakest promise of what stands in for its tools.
+    floor: EffectClass,
+    clock: Arc<dyn Clock>,
+}
+
+/// The tools that a server has, by their full names; empty until it was listed.
+#[derive(Debug, Default)]
+struct Listing {
+    is_listed: bool,
+    tools: BTreeMap<String, Arc<Listed>>,
+    hosts: Arc<Hosts>,
+}
+
+impl ServerSpec {
+    /// Whether a tool with this own name is taken.
+    fn wants(&self, own: &str) -> bool {
+        let is_in = |list: &[String]| list.iter().any(|name| name == own);
+        (self.include.is_empty() || is_in(&self.include)) && !is_in(&self.exclude)
+    }
+}
+
+#[cfg(test)]
+impl ServerSpec {
+    /// A server of this name, as settings make it that say nothing.
+    fn named(name: &str) -> Self {
+        make::spec(name, &crate::settings::ToolSettings::default())
+    }
+}
+
+impl Server {
+    fn new(spec: ServerSpec, way: Way) -> Arc<Self> {
+        Arc::new_cyclic(|myself| Self {
+            spec,
+            way,
+            joined: OnceLock::new(),
+            listing: RwLock::default(),
+            generation: AtomicU64::new(0),
+            slots: Mutex::default(),
+            links: AtomicU64::new(0),
+            myself: Weak::clone(myself),
+        })
+    }
+
+    /// Its name in the settings; its tools are named `NAME__TOOL`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What it is for, for people, and how it stands.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let listing = self.listing();
+        let stands = match (listing.is_listed, self.running(), self.trouble()) {
+            (_, _, Some(trouble)) => trouble,
+            (false, _, None) => "not started yet".to_owned(),
+            (true, running, None) => format!("{} tools, {running} running", listing.tools.len()),
+        };
+        let words = [self.spec.description.as_str(), &stands];
+        let words: Vec<_> = words.into_iter().filter(|it| !it.is_empty()).collect();
+        words.join(" — ")
+    }
+
+    /// A call may be silent for so long.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.spec.timeout
+    }
+
+    /// What a crash in a call means for a tool that says nothing.
+    #[must_use]
+    pub fn effect(&self) -> EffectClass {
+        self.spec.effect.unwrap_or_default().max(self.floor())
+    }
+
+    /// Changes whenever the list of its tools does.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The hosts of its tools, by full names.
+    pub(super) fn hosts(&self) -> Arc<Hosts> {
+        Arc::clone(&self.listing().hosts)
+    }
+
+    /// The tools that a call may lead to besides its own.
+    pub(super) fn leads_to(&self) -> Vec<String> {
+        match &self.spec.care.fallback {
+            Some(Fallback::Tool(name)) => vec![name.clone()],
+            Some(Fallback::Text(_)) | None => Vec::new(),
+        }
+    }
+
+    /// Comes into a toolbox.
+    pub(super) fn join(&self, floor: EffectClass, clock: &Arc<dyn Clock>) {
+        let clock = Arc::clone(clock);
+        // The first toolbox is that of the company; others, in tests, are not asked.
+        let _joined_before = self.joined.set(Joined { floor, clock });
+    }
+
+    /// Sees to it that it has been listed once. Does not fail: one that does not start has no tools
+    /// for now. While it rests after a death it is not waited for.
+    pub(super) async fn ready(&self, owner: Option<SessionId>) {
+        if self.listing().is_listed {
+            return;
+        }
+        // Why it did not start was logged where it was started.
+        let _absent = self.acquire(owner, Patience::None).await;
+    }
+
+    /// Why a tool of its is not known, for the model; nothing when it was listed.
+    pub(super) fn absent(&self) -> Option<String> {
+        if self.listing().is_listed {
+            return None;
+        }
+        let why = self.trouble();
+        let why = why.unwrap_or_else(|| "it has not been started".to_owned());
+        Some(format!(
+            "the tools of the server '{}' are not known: {why}; try again later",
+            self.spec.name
+        ))
+    }
+
+    /// Takes in what the server says it has. Hosts of tools that did not change stay, with their
+    /// breakers and caches.
+    fn publish(&self, tools: &[rmcp::model::Tool]) {
+        let found = listed::listed(&self.spec, tools);
+        let mut listing = self.listing.write().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |name: &String, new: &Listed| {
+            listing.tools.get(name).is_some_and(|old| old.is_same(new))
+        };
+        let changed = found.len() != listing.tools.len()
+            || found.iter().any(|(name, new)| !is_same(name, new));
+        if listing.is_listed && !changed {
+            return;
+        }
+        let (mut kept, mut hosts) = (BTreeMap::new(), Hosts::new());
+        for (name, new) in found {
+            let old = listing.tools.get(&name).filter(|old| old.is_same(&new));
+            let old = old.map(Arc::clone).zip(listing.hosts.get(&name).cloned());
+            let (tool, host) = old.unwrap_or_else(|| self.host(new));
+            hosts.insert(name.clone(), host);
+            kept.insert(name, tool);
+        }
+        tracing::info!(server = self.spec.name, tools = kept.len(), "server listed");
+        *listing = Arc::new(Listing {
+            is_listed: true,
+            tools: kept,
+            hosts: Arc::new(hosts),
+        });
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn host(&self, tool: Listed) -> (Arc<Listed>, Arc<Host>) {
+        let tool = Arc::new(tool);
+        let effect = tool.spec.effect.max(self.floor());
+        let mut care = self.spec.care.clone();
+        // Only the answers of a pure tool can be kept.
+        care.cache = care.cache.filter(|_| effect == EffectClass::Pure);
+        let ours = McpTool {
+            tool: Arc::clone(&tool),
+            server: Weak::clone(&self.myself),
+        };
+        let host = Host::new(Arc::new(ours), effect, care, self.clock());
+        (tool, Arc::new(host))
+    }
+
+    fn listing(&self) -> Arc<Listing> {
+        Arc::clone(&self.listing.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn floor(&self) -> EffectClass {
+        self.joined.get().map_or(EffectClass::Pure, |it| it.floor)
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        let joined = self.joined.get_or_init(|| Joined {
+            floor: EffectClass::Pure,
+            clock: Arc::new(SystemClock::new()),
+        });
+        Arc::clone(&joined.clock)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One tool of a server.
+#[derive(Debug)]
+struct McpTool {
+    tool: Arc<Listed>,
+    /// Weak, because the server holds its tools.
+    server: Weak<Server>,
+}
+
+impl Tool for McpTool {
+    fn spec(&self) -> &ToolSpec {
+        &self.tool.spec
+    }
+
+    fn kind(&self) -> &'static str {
+        "mcp"
+    }
+
+    fn is_destructive(&self) -> bool {
+        self.tool.is_destructive
+    }
+
+    fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>> {
+        let (server, tool) = (Weak::upgrade(&self.server), Arc::clone(&self.tool));
+        async move {
+            let server = server.ok_or_else(|| {
+                ToolError::Failed("the tool's server is not there any more".to_owned())
+            })?;
+            call::call(&server, &tool, invocation).await
+        }
+        .boxed()
+    }
+}
