@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock::{Clock, SystemClock};
 use crate::event::Sandbox;
-use crate::tool::process::plan::{Plan, Report, Word, read_frame, write_frame};
+use crate::tool::process::plan::{Input, Plan, Report, Word, read_frame, write_frame};
 use crate::tool::process::tree;
 use crate::tool::shim::EXEC;
 use crate::tool::shim::exec::{Failure, Order};
@@ -153,7 +153,7 @@ async fn watch(
     control: &mut UnixStream,
     events: &mut Events,
 ) -> Option<Report> {
-    if let Some(report) = begin(&mut program.failure, control, events).await? {
+    if let Some(report) = begin(&mut program.failure, plan, control, events).await? {
         return Some(report);
     }
     // Nobody listens: the call was dropped, which is seen below.
@@ -186,14 +186,17 @@ async fn watch(
 /// not become the program.
 async fn begin(
     failure: &mut pipe::Receiver,
+    plan: &Plan,
     control: &mut UnixStream,
     events: &mut Events,
 ) -> Option<Option<Report>> {
+    // Else there may be input already, which is the program's; the end is seen a moment later.
+    let is_silent = matches!(plan.stdin, Input::Text(_));
     let (mut text, mut byte) = (Vec::new(), [0]);
     tokio::select! {
         _ = failure.read_to_end(&mut text) => {}
         _ = events.terminate.recv() => return None,
-        _ = control.read(&mut byte) => return None,
+        _ = control.read(&mut byte), if is_silent => return None,
     }
     Some(match serde_json::from_slice(&text) {
         Ok(Failure::System(errno)) => Some(Report::NotStarted { errno }),

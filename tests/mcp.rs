@@ -1,0 +1,738 @@
+//! MCP servers with real processes: when they start and end, what their tools become, what happens
+//! when they die in the middle of a call.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "helpers outside #[test] functions may unwrap too, and a test reads its own variable"
+)]
+
+#[path = "support/company.rs"]
+mod company;
+#[path = "support/programs.rs"]
+mod programs;
+#[path = "support/witness.rs"]
+mod witness;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use impresario::breaker::BreakerState;
+use impresario::chunk::{Channel, Item};
+use impresario::clock::{Clock, SystemClock};
+use impresario::event::{AttachmentKind, EffectClass, Fact, Outcome};
+use impresario::id::SessionId;
+use impresario::settings::{Scope, ToolKind, ToolSettings};
+use impresario::tool::mcp::{Server, server};
+use impresario::tool::{Call, OutputSink, RunEnd, Toolbox};
+use impresario::{Agent, Impresario};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use company::{
+    Act, Puppet, Stage, all, event, events, eventually, is_end, reader, results, say, turn, until,
+    within,
+};
+use programs::environment;
+use witness::Witness;
+
+/// A folder in which a server notes what it does.
+struct Play {
+    dir: tempfile::TempDir,
+}
+
+impl Play {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Settings of the test's server.
+    fn settings(&self, mode: &str) -> ToolSettings {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/mcp_server.py");
+        let words = [
+            "python3",
+            script.to_str().unwrap(),
+            self.path().to_str().unwrap(),
+            mode,
+        ];
+        ToolSettings {
+            kind: ToolKind::Mcp,
+            command: words.iter().map(|word| (*word).to_owned()).collect(),
+            grace_ms: 1_000,
+            backoff_first_ms: 1,
+            backoff_cap_ms: 2,
+            ..ToolSettings::default()
+        }
+    }
+
+    fn server(&self, change: impl FnOnce(&mut ToolSettings)) -> Arc<Server> {
+        let mut settings = self.settings("");
+        change(&mut settings);
+        server("fake", &settings, &environment(&self.path().join("data"))).unwrap()
+    }
+
+    /// A toolbox with the server alone.
+    fn toolbox(&self, change: impl FnOnce(&mut ToolSettings)) -> Toolbox {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Toolbox::with_servers([], [self.server(change)], &clock).unwrap()
+    }
+
+    /// A company whose only agent has these tools, and a model that calls one of them.
+    async fn company(&self, tool: &'static str, arguments: Value) -> Impresario {
+        let model = Puppet::new(move |asked| match asked.results.len() {
+            0 => vec![Act::Call(tool, arguments.to_string())],
+            _ => vec![say("done")],
+        });
+        self.company_of(&model, |_| {}).await
+    }
+
+    async fn company_of(
+        &self,
+        model: &Puppet,
+        change: impl FnOnce(&mut ToolSettings),
+    ) -> Impresario {
+        let agent = Agent::new("actor").model("puppet").tools(["fake"]);
+        let builder = Stage::new(model, &[]).builder();
+        let builder = builder.server(self.server(change)).agent(agent);
+        builder.start().await.unwrap()
+    }
+
+    /// Lines that the server has noted under this name.
+    fn lines(&self, name: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn starts(&self) -> usize {
+        self.lines("starts").len()
+    }
+}
+
+fn calling(tool: &str, arguments: &Value) -> Call {
+    Call {
+        tool: tool.to_owned(),
+        arguments: arguments.to_string(),
+        idempotency_key: "session:7".to_owned(),
+        attempt: 2,
+        owner: None,
+        output: OutputSink::none(),
+    }
+}
+
+async fn run(tools: &Toolbox, tool: &str) -> RunEnd {
+    within(tools.run(&calling(tool, &json!({})))).await
+}
+
+fn ok(text: &str) -> RunEnd {
+    RunEnd::Done(Outcome::Ok, text.to_owned())
+}
+
+fn said(end: RunEnd) -> String {
+    match end {
+        RunEnd::Done(_, text) | RunEnd::Died(_, text) => text,
+    }
+}
+
+fn session_id(number: u128) -> Option<SessionId> {
+    Some(SessionId::from_u128(number))
+}
+
+#[tokio::test]
+async fn a_server_is_started_when_it_is_first_needed_and_its_tools_are_known_then() {
+    let play = Play::new();
+    let company = play.company("fake__echo", json!({"text": "hi"})).await;
+    let tools = company.tools();
+    let ours = |tools: &[impresario::runtime::ToolInfo]| -> Vec<(String, String)> {
+        let ours = tools.iter().filter(|tool| tool.name.starts_with("fake"));
+        ours.map(|tool| (tool.name.clone(), tool.kind.clone()))
+            .collect()
+    };
+    assert_eq!(ours(&tools), [("fake".to_owned(), "mcp_server".to_owned())]);
+    let agents = company.agents();
+    assert_eq!(agents[0].tools, ["fake"]);
+    assert_eq!(play.starts(), 0);
+    let session = company.session("actor").create().await.unwrap();
+    assert_eq!(play.starts(), 0);
+    let events = turn(&session, "go").await;
+    assert_eq!(results(&events), [(Outcome::Ok, 1, "hi".to_owned())]);
+    assert_eq!(play.starts(), 1);
+    let known = ours(&company.tools());
+    assert!(
+        known.contains(&("fake__die_pure".to_owned(), "mcp".to_owned())),
+        "{known:?}"
+    );
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_model_is_offered_what_the_server_lists_by_name_and_in_a_stable_order() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| {
+        let names: Vec<_> = asked
+            .request
+            .tools
+            .iter()
+            .map(|it| it.name.clone())
+            .collect();
+        vec![say(&names.join(" "))]
+    });
+    let company = play.company_of(&model, |settings| {
+        settings.include = ["show", "echo", "die pure", "fail"]
+            .map(str::to_owned)
+            .to_vec();
+        settings.exclude = vec!["fail".to_owned()];
+    });
+    let company = company.await;
+    let session = company.session("actor").create().await.unwrap();
+    let expected = "fake__die_pure fake__echo fake__show";
+    assert_eq!(company::words(&turn(&session, "one").await), expected);
+    assert_eq!(company::words(&turn(&session, "two").await), expected);
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_may_name_one_tool_of_a_server() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| {
+        let names: Vec<_> = asked
+            .request
+            .tools
+            .iter()
+            .map(|it| it.name.clone())
+            .collect();
+        vec![say(&names.join(" "))]
+    });
+    let agent = Agent::new("actor")
+        .model("puppet")
+        .tools(["fake__show", "calc", "fake__absent"]);
+    let builder = Stage::new(&model, &[])
+        .builder()
+        .server(play.server(|_| {}))
+        .agent(agent);
+    let company = builder.start().await.unwrap();
+    assert_eq!(
+        company.agents()[0].tools,
+        ["calc", "fake__absent", "fake__show"]
+    );
+    let session = company.session("actor").create().await.unwrap();
+    assert_eq!(
+        company::words(&turn(&session, "one").await),
+        "calc fake__show"
+    );
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_carries_its_key_and_its_attempt() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    let meta: Value = serde_json::from_str(&said(run(&tools, "fake__meta").await)).unwrap();
+    assert_eq!(meta["impresario/idempotencyKey"], "session:7");
+    assert_eq!(meta["impresario/attempt"], 2);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn sessions_share_a_server_unless_each_has_its_own() {
+    let play = Play::new();
+    for (scope, processes) in [(Scope::Shared, 1), (Scope::Session, 2)] {
+        let before = play.starts();
+        let tools = play.toolbox(|settings| settings.scope = scope);
+        let mut pids = std::collections::BTreeSet::new();
+        for owner in [1, 2, 1] {
+            let call = Call {
+                owner: session_id(owner),
+                ..calling("fake__pid", &json!({}))
+            };
+            pids.insert(said(within(tools.run(&call)).await));
+        }
+        assert_eq!(pids.len(), processes, "{scope:?}");
+        assert_eq!(play.starts() - before, processes, "{scope:?}");
+        tools.close().await;
+    }
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_start_one_server() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    let calls = (0..20).map(|_| run(&tools, "fake__pid"));
+    let pids: std::collections::BTreeSet<_> = futures_util::future::join_all(calls)
+        .await
+        .into_iter()
+        .map(said)
+        .collect();
+    assert_eq!((pids.len(), play.starts()), (1, 1));
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn the_server_that_was_idle_longest_gives_way_to_a_session_beyond_the_limit() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| {
+        settings.scope = Scope::Session;
+        settings.max_servers = 2;
+    });
+    let call = |owner, tool: &str| Call {
+        owner: session_id(owner),
+        ..calling(tool, &json!({}))
+    };
+    for owner in [1, 2, 3] {
+        within(tools.run(&call(owner, "fake__pid"))).await;
+    }
+    let pid = said(within(tools.run(&call(2, "fake__pid"))).await);
+    assert_eq!(play.starts(), 3);
+    assert!(play.lines("starts")[1].ends_with(&pid));
+    // Both are busy: there is no room.
+    let (waits, more) = (call(2, "fake__wait"), call(3, "fake__wait"));
+    let third = async {
+        eventually(async || {
+            play.lines("calls")
+                .iter()
+                .filter(|it| *it == "wait")
+                .count()
+                == 2
+        })
+        .await;
+        within(tools.run(&call(4, "fake__pid"))).await
+    };
+    let refused = tokio::select! {
+        end = tools.run(&waits) => panic!("{end:?}"),
+        end = tools.run(&more) => panic!("{end:?}"),
+        end = third => end,
+    };
+    let text = said(refused);
+    assert!(
+        text.contains("all 2 places are in use (max_servers)"),
+        "{text}"
+    );
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_uses_is_stopped_and_started_again_when_it_is_needed() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let tools = play.toolbox(|settings| settings.idle_ms = 50);
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    assert_eq!(witness.all_gone().await, ["started"]);
+    std::fs::remove_file(&witness.path).unwrap();
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    assert_eq!(play.starts(), 2);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_in_the_middle_of_a_call_is_started_again() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    let end = run(&tools, "fake__die").await;
+    let RunEnd::Died(Outcome::Error, reason) = end else {
+        panic!("{end:?} is no death");
+    };
+    assert!(reason.contains("ended during the call"), "{reason}");
+    assert!(reason.contains("SIGKILL"), "{reason}");
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    assert_eq!(play.starts(), 2);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn what_a_death_means_for_the_call_follows_from_the_annotations() {
+    let table = [
+        ("fake__die_pure", Outcome::Ok, 2, "survived"),
+        ("fake__die_idempotent", Outcome::Ok, 2, "survived"),
+        ("fake__die_once", Outcome::Unknown, 1, "outcome unknown"),
+    ];
+    for (tool, outcome, runs, text) in table {
+        let play = Play::new();
+        let company = play.company(tool, json!({})).await;
+        let session = company.session("actor").create().await.unwrap();
+        let events = turn(&session, "go").await;
+        let found = results(&events);
+        let [(found_outcome, found_runs, found_text)] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert_eq!(
+            (*found_outcome, *found_runs),
+            (outcome, runs),
+            "{tool}: {found_text}"
+        );
+        assert!(found_text.contains(text), "{tool}: {found_text}");
+        assert_eq!(
+            play.lines("calls").len(),
+            usize::try_from(runs).unwrap(),
+            "{tool}"
+        );
+        company.stop(Duration::from_secs(20)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn annotations_become_effect_classes_and_tell_what_destroys() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    within(tools.ready(None)).await;
+    let table = [
+        ("fake__echo", EffectClass::Pure, false),
+        ("fake__die_idempotent", EffectClass::Idempotent, false),
+        ("fake__die", EffectClass::AtMostOnce, true),
+    ];
+    for (name, effect, is_destructive) in table {
+        let host = tools.host(name).unwrap();
+        assert_eq!(
+            (host.effect(), host.tool().is_destructive()),
+            (effect, is_destructive)
+        );
+    }
+    assert_eq!(tools.effects()["fake__"], EffectClass::AtMostOnce);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn progress_is_streamed_as_output_and_puts_the_timeout_off() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![Act::Call(
+            "fake__slow",
+            json!({"steps": 5, "pause": 0.15}).to_string(),
+        )],
+        _ => vec![say("done")],
+    });
+    // Five times 150 ms are more than 400 ms, but none of them is.
+    let company = play
+        .company_of(&model, |settings| settings.timeout_ms = 400)
+        .await;
+    let session = company.session("actor").create().await.unwrap();
+    let mut turn = within(session.send("go")).await.unwrap();
+    let chunks = all(&mut turn).await;
+    let shown: String = chunks
+        .iter()
+        .filter_map(|chunk| match &chunk.item {
+            Item::Delta(delta) if delta.channel == Channel::ToolOutput => Some(&*delta.text),
+            Item::Delta(_)
+            | Item::Event(_)
+            | Item::Reset { .. }
+            | Item::Gap { .. }
+            | Item::End(_) => None,
+        })
+        .collect();
+    assert_eq!(shown, "1/5 working\n2/5\n3/5\n4/5\n5/5\n");
+    assert_eq!(
+        results(&events(&chunks)),
+        [(Outcome::Ok, 1, "worked".to_owned())]
+    );
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_for_too_long_or_never_done_is_a_timeout_and_hears_of_it() {
+    let table = [
+        (200, 5_000, "silent for 200 ms"),
+        (600, 700, "no answer within 700 ms"),
+    ];
+    for (timeout, total, says) in table {
+        let play = Play::new();
+        let tools = play.toolbox(|settings| {
+            settings.timeout_ms = timeout;
+            settings.total_timeout_ms = total;
+        });
+        within(tools.ready(None)).await;
+        let arguments = json!({"steps": 100, "pause": if timeout > 400 { 0.2 } else { 60.0 }});
+        let end = within(tools.run(&calling("fake__slow", &arguments))).await;
+        let RunEnd::Died(Outcome::Timeout, reason) = end else {
+            panic!("{end:?} is no timeout");
+        };
+        assert!(reason.contains(says), "{reason}");
+        eventually(async || play.lines("cancelled").len() == 1).await;
+        assert_eq!(run(&tools, "fake__echo").await, ok(""));
+        assert_eq!(play.starts(), 1);
+        tools.close().await;
+    }
+}
+
+#[tokio::test]
+async fn cancel_reaches_the_server_and_the_server_stays() {
+    let play = Play::new();
+    let company = play.company("fake__wait", json!({})).await;
+    let session = company.session("actor").create().await.unwrap();
+    let mut stream = reader(&session).await;
+    session.say("go").await.unwrap();
+    // It says that it waits before it does.
+    loop {
+        let chunk = within(stream.next()).await.unwrap();
+        if matches!(&chunk.item, Item::Delta(delta) if delta.channel == Channel::ToolOutput) {
+            break;
+        }
+    }
+    session.cancel().await.unwrap();
+    let chunks = until(&mut stream, is_end).await;
+    let (outcome, _, _) = results(&chunks.iter().filter_map(event).collect::<Vec<_>>())[0];
+    assert_eq!(outcome, Outcome::Cancelled);
+    eventually(async || play.lines("cancelled") == ["nobody waits for the answer"]).await;
+    assert_eq!(
+        company
+            .call_tool("fake__echo", r#"{"text": "a"}"#)
+            .await
+            .unwrap(),
+        "a"
+    );
+    assert_eq!(play.starts(), 1);
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tool_that_is_added_while_the_server_runs_is_offered_and_the_list_is_read_once_for_it() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    within(tools.ready(None)).await;
+    assert!(tools.get("fake__grown").is_none());
+    let (before, echo) = (tools.effects(), tools.host("fake__echo").unwrap());
+    assert_eq!(run(&tools, "fake__grow").await, ok("grown"));
+    eventually(async || tools.get("fake__grown").is_some()).await;
+    assert_eq!(run(&tools, "fake__grown").await, ok("I am new"));
+    assert_eq!(tools.effects().len(), before.len() + 1);
+    // Four notices came at once.
+    assert_eq!(play.lines("lists").len(), 2);
+    assert!(
+        Arc::ptr_eq(&echo, &tools.host("fake__echo").unwrap()),
+        "a host was made anew"
+    );
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn images_and_structured_content_are_kept_with_the_result() {
+    let play = Play::new();
+    let company = play.company("fake__show", json!({})).await;
+    let session = company.session("actor").create().await.unwrap();
+    let events = turn(&session, "go").await;
+    let result = events
+        .iter()
+        .find_map(|event| match &event.fact {
+            Fact::ToolResult(result) => Some(result),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(
+        result.content,
+        "look:\n[image image/png, 4 bytes]\n{\"width\":2}"
+    );
+    let [image] = result.attachments.as_slice() else {
+        panic!("{:?}", result.attachments);
+    };
+    assert_eq!(image.kind, AttachmentKind::Image);
+    assert_eq!(image.data.as_deref(), Some("AQIDBA=="));
+    assert_eq!(result.sandbox, Some(impresario::event::Sandbox::Basic));
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_servers_own_requests_are_declined_refused_or_answered_with_nothing() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    let table = [
+        ("fake__elicit", "\"action\": \"decline\""),
+        ("fake__sample", "-32601"),
+        ("fake__roots", "\"roots\": []"),
+    ];
+    for (tool, expected) in table {
+        let text = said(run(&tools, tool).await);
+        assert!(text.contains(expected), "{tool}: {text}");
+    }
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn what_a_tool_says_no_to_is_an_error_for_the_model_and_counts_for_its_breaker() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| settings.breaker_failures = 2);
+    for _ in 0..2 {
+        let expected = RunEnd::Done(Outcome::Error, "no such thing".to_owned());
+        assert_eq!(run(&tools, "fake__fail").await, expected);
+    }
+    let text = said(run(&tools, "fake__fail").await);
+    assert!(text.contains("was not called"), "{text}");
+    let breaker = tools.host("fake__fail").unwrap().breaker();
+    assert_eq!(breaker.state, BreakerState::Open);
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    let text = said(run(&tools, "fake__nothing").await);
+    assert!(text.contains("there is no tool named"), "{text}");
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_again_and_again_is_given_up_for_a_while_and_stops_no_turn() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![Act::Call("fake__echo", "{}".to_owned())],
+        _ => vec![say(&asked.results.concat())],
+    });
+    let crash = play.settings("crash").command;
+    let company = play.company_of(&model, |settings| {
+        settings.command = crash;
+        settings.max_restarts = 2;
+    });
+    let company = company.await;
+    let session = company.session("actor").create().await.unwrap();
+    for _ in 0..4 {
+        let events = turn(&session, "go").await;
+        assert_eq!(
+            company::status(&events),
+            Some(impresario::event::TurnStatus::Completed)
+        );
+        let words = company::words(&events);
+        assert!(words.contains("exit code 3"), "{words}");
+        assert!(words.contains("no way"), "{words}");
+    }
+    assert_eq!(play.starts(), 3);
+    let info = company.tools();
+    let info = info.iter().find(|tool| tool.name == "fake").unwrap();
+    assert!(
+        info.description.contains("ended too often"),
+        "{}",
+        info.description
+    );
+    company.reset_tool("fake").unwrap();
+    let fault = company.call_tool("fake__echo", "{}").await.unwrap_err();
+    assert!(fault.message.contains("exit code 3"), "{fault:?}");
+    assert_eq!(play.starts(), 4);
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_ended_when_its_time_to_start_is_over() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let mute = play.settings("mute").command;
+    let tools = play.toolbox(|settings| {
+        settings.command = mute;
+        settings.start_timeout_ms = 500;
+        settings.max_restarts = 0;
+    });
+    let text = said(run(&tools, "fake__echo").await);
+    assert!(text.contains("was not ready within 500 ms"), "{text}");
+    assert_eq!(witness.all_gone().await, ["started"]);
+    assert_eq!(play.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_says_so() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| settings.command = vec!["/no/such/server".to_owned()]);
+    let text = said(run(&tools, "fake__echo").await);
+    assert!(text.contains("it does not exist"), "{text}");
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn long_answers_and_long_requests_pass_whole() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| settings.max_output_bytes = 2 << 20);
+    let long = "y".repeat(1 << 20);
+    let call = calling("fake__echo", &json!({ "text": long }));
+    assert_eq!(within(tools.run(&call)).await, ok(&long));
+    let call = calling("fake__flood", &json!({"bytes": 1 << 20}));
+    assert_eq!(said(within(tools.run(&call)).await).len(), 1 << 20);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn provisional_output_of_many_calls_goes_to_each_call_alone() {
+    let play = Play::new();
+    let tools = play.toolbox(|_| {});
+    within(tools.ready(None)).await;
+    let calls = (1..=8).map(|steps| {
+        let tools = tools.clone();
+        async move {
+            let (sender, mut heard) = mpsc::channel(64);
+            let call = Call {
+                output: OutputSink::new(sender),
+                ..calling("fake__slow", &json!({"steps": steps, "pause": 0.01}))
+            };
+            assert_eq!(within(tools.run(&call)).await, ok("worked"));
+            drop(call);
+            let mut lines = 0;
+            while let Some(line) = heard.recv().await {
+                lines += 1;
+                assert!(line.starts_with(&format!("{lines}/{steps}")), "{line}");
+            }
+            assert_eq!(lines, steps);
+        }
+    });
+    futures_util::future::join_all(calls).await;
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_company_that_stops_leaves_no_server_and_starts_none() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let company = play.company("fake__echo", json!({})).await;
+    let session = company.session("actor").create().await.unwrap();
+    turn(&session, "go").await;
+    company.stop(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(witness.all_gone().await, ["started"]);
+    assert_eq!(play.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_toolbox_that_is_dropped_leaves_no_server() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let tools = play.toolbox(|_| {});
+    run(&tools, "fake__echo").await;
+    drop(tools);
+    assert_eq!(witness.all_gone().await, ["started"]);
+}
+
+/// Names the folder of a witness to `parent_that_is_killed`.
+const FOLDER: &str = "MCP_TEST_FOLDER";
+
+#[tokio::test]
+async fn no_server_outlives_a_daemon_that_was_killed() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let mut parent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "parent_that_is_killed", "--ignored"])
+        .env(FOLDER, play.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(witness.line().await, "started");
+    eventually(async || play.lines("calls") == ["wait"]).await;
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    assert!(witness.all_gone().await.is_empty());
+}
+
+#[tokio::test]
+#[ignore = "started and killed by no_server_outlives_a_daemon_that_was_killed"]
+async fn parent_that_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
+        return;
+    };
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/mcp_server.py");
+    let words = [
+        "python3",
+        script.to_str().unwrap(),
+        folder.to_str().unwrap(),
+    ];
+    let settings = ToolSettings {
+        kind: ToolKind::Mcp,
+        command: words.iter().map(|word| (*word).to_owned()).collect(),
+        ..ToolSettings::default()
+    };
+    let server = server("fake", &settings, &environment(&folder.join("data"))).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let tools = Toolbox::with_servers([], [server], &clock).unwrap();
+    run(&tools, "fake__wait").await;
+}
