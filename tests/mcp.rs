@@ -24,7 +24,7 @@ use impresario::chunk::{Channel, Item};
 use impresario::clock::{Clock, SystemClock};
 use impresario::event::{AttachmentKind, EffectClass, Fact, Outcome};
 use impresario::id::SessionId;
-use impresario::settings::{Scope, ToolKind, ToolSettings};
+use impresario::settings::{HeaderSettings, Scope, ToolKind, ToolSettings};
 use impresario::tool::mcp::{Server, server};
 use impresario::tool::{Call, OutputSink, RunEnd, Toolbox};
 use impresario::{Agent, Impresario};
@@ -37,6 +37,11 @@ use company::{
 };
 use programs::environment;
 use witness::Witness;
+
+/// The server.
+fn script() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/mcp_server.py")
+}
 
 /// A folder in which a server notes what it does.
 struct Play {
@@ -56,7 +61,7 @@ impl Play {
 
     /// Settings of the test's server.
     fn settings(&self, mode: &str) -> ToolSettings {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/mcp_server.py");
+        let script = script();
         let words = [
             "python3",
             script.to_str().unwrap(),
@@ -694,6 +699,176 @@ async fn a_toolbox_that_is_dropped_leaves_no_server() {
     assert_eq!(witness.all_gone().await, ["started"]);
 }
 
+/// A server of HTTP, ended with the test.
+struct Web {
+    child: std::process::Child,
+    port: String,
+}
+
+impl Web {
+    async fn start(play: &Play, port: &str) -> Self {
+        let before = play.lines("port").len();
+        let child = std::process::Command::new("python3")
+            .arg(script())
+            .arg(play.path())
+            .args(["http", port])
+            .spawn()
+            .unwrap();
+        eventually(async || play.lines("port").len() > before).await;
+        let port = play.lines("port")[before].clone();
+        Self { child, port }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn toolbox(&self, play: &Play) -> Toolbox {
+        play.toolbox(|settings| {
+            settings.command = Vec::new();
+            settings.url = format!("http://127.0.0.1:{}/mcp", self.port);
+            settings.allow_private = true;
+            let header = HeaderSettings {
+                value: "t-".to_owned(),
+                secret_env: "PATH".to_owned(),
+                ..HeaderSettings::default()
+            };
+            settings.headers.insert("x-token".to_owned(), header);
+        })
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_server_over_http_does_the_same_with_its_headers_and_their_secrets() {
+    let play = Play::new();
+    let web = Web::start(&play, "0").await;
+    let tools = web.toolbox(&play);
+    let (sender, mut heard) = mpsc::channel(64);
+    let call = Call {
+        output: OutputSink::new(sender),
+        ..calling("fake__slow", &json!({"steps": 2, "pause": 0.01}))
+    };
+    assert_eq!(within(tools.run(&call)).await, ok("worked"));
+    assert_eq!(heard.recv().await.as_deref(), Some("1/2 working\n"));
+    assert_eq!(heard.recv().await.as_deref(), Some("2/2\n"));
+    let meta: Value = serde_json::from_str(&said(run(&tools, "fake__meta").await)).unwrap();
+    assert_eq!(meta["impresario/idempotencyKey"], "session:7");
+    assert!(
+        play.lines("tokens")
+            .iter()
+            .all(|token| token == "t-/usr/bin:/bin")
+    );
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_is_told_to_a_server_over_http() {
+    let play = Play::new();
+    let web = Web::start(&play, "0").await;
+    let tools = web.toolbox(&play);
+    let waits = calling("fake__wait", &json!({}));
+    tokio::select! {
+        end = tools.run(&waits) => panic!("{end:?}"),
+        () = eventually(async || play.lines("calls") == ["wait"]) => {}
+    }
+    eventually(async || play.lines("cancelled").len() == 1).await;
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_over_http_that_dies_in_the_middle_of_a_call_is_reached_again_when_it_is_back() {
+    let play = Play::new();
+    let mut web = Web::start(&play, "0").await;
+    let tools = web.toolbox(&play);
+    let waits = calling("fake__wait", &json!({}));
+    let kill = async {
+        eventually(async || play.lines("calls") == ["wait"]).await;
+        web.kill();
+    };
+    let (end, ()) = tokio::join!(within(tools.run(&waits)), kill);
+    let RunEnd::Died(Outcome::Error, reason) = end else {
+        panic!("{end:?} is no death");
+    };
+    assert!(reason.contains("the server"), "{reason}");
+    // Nobody is there: the call was surely not made.
+    let end = run(&tools, "fake__echo").await;
+    let RunEnd::Done(Outcome::Error, reason) = end else {
+        panic!("{end:?} is no error");
+    };
+    assert!(reason.contains("not running"), "{reason}");
+    let _back = Web::start(&play, &web.port).await;
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_on_this_machine_is_not_asked_unless_the_settings_allow_it() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| {
+        settings.command = Vec::new();
+        settings.url = "http://127.0.0.1:1/mcp".to_owned();
+    });
+    let text = said(run(&tools, "fake__echo").await);
+    assert!(text.contains("private or local"), "{text}");
+    tools.close().await;
+}
+
+#[test]
+fn what_a_server_writes_to_stderr_is_in_the_daemons_log_and_its_settings_are_in_the_file() {
+    let play = Play::new();
+    let settings = format!(
+        "[metrics]\nlisten = \"127.0.0.1:0\"\n[log]\nfilter = \"debug\"\n\
+         [tools.fake]\nkind = \"mcp\"\ncommand = [\"python3\", {:?}, {:?}]\nidle_ms = 60000\n\
+         include = [\"echo\"]\n[agents.assistant]\ntools = [\"calc\", \"fake__echo\"]\n",
+        script(),
+        play.path(),
+    );
+    std::fs::write(play.path().join("impresario.toml"), settings).unwrap();
+    let program = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_impresario"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .current_dir(play.path())
+            .args(["--config", "impresario.toml", "--data", "data"]);
+        command
+    };
+    let log = std::fs::File::create(play.path().join("log")).unwrap();
+    let mut daemon = program().arg("serve").stderr(log).spawn().unwrap();
+    let out = |words: &[&str]| {
+        let output = program().args(words).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    // Each try starts a process, which is pause enough.
+    assert!((0..2_000).any(|_| out(&["status"]).0));
+    assert_eq!(play.starts(), 0);
+    assert_eq!(
+        out(&["tools", "call", "fake__echo", r#"{"text": "hi"}"#]),
+        (true, "hi\n".to_owned())
+    );
+    let (_, tools) = out(&["tools"]);
+    assert!(tools.contains("mcp_server"), "{tools}");
+    assert!(tools.contains("fake__echo"), "{tools}");
+    assert!(out(&["stop"]).0);
+    assert!(daemon.wait().unwrap().success());
+    let log = std::fs::read_to_string(play.path().join("log")).unwrap();
+    assert!(log.contains("ready to serve"), "{log}");
+    assert!(log.contains("server started"), "{log}");
+}
+
 /// Names the folder of a witness to `parent_that_is_killed`.
 const FOLDER: &str = "MCP_TEST_FOLDER";
 
@@ -720,7 +895,7 @@ async fn parent_that_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
         return;
     };
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/mcp_server.py");
+    let script = script();
     let words = [
         "python3",
         script.to_str().unwrap(),

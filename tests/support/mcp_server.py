@@ -3,9 +3,12 @@
 
 Usage: mcp_server.py FOLDER [MODE]
 It appends `start PID` to FOLDER/starts, and a line for each call to FOLDER/calls. With the mode
-`crash` it ends before it answers anything; with `mute` it never answers.
+`crash` it ends before it answers anything; with `mute` it never answers; with `http` it serves HTTP
+instead, on a free port that it notes in FOLDER/port, and notes each request's x-token in
+FOLDER/tokens.
 """
 
+import http.server
 import json
 import os
 import signal
@@ -17,6 +20,7 @@ FOLDER = sys.argv[1]
 MODE = sys.argv[2] if len(sys.argv) > 2 else ""
 
 writing = threading.Lock()
+local = threading.local()  # over HTTP: where the answer to this thread's request goes
 answers = {}  # what the other side answers to our own requests, by id
 cancelled = {}  # calls that somebody may cancel, by id
 extra = []  # tools that were added later
@@ -33,8 +37,14 @@ def count(name):
 
 
 def send(**message):
+    text = json.dumps({"jsonrpc": "2.0", **message})
+    stream = getattr(local, "stream", None)
+    if stream is not None:
+        stream.write(f"data: {text}\n\n".encode())
+        stream.flush()
+        return
     with writing:
-        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
@@ -165,13 +175,53 @@ def take(message):
         send(id=number, result={"tools": listed()})
     elif method == "tools/call":
         cancelled[number] = threading.Event()
-        threading.Thread(target=work, args=(number, params), daemon=True).start()
+        if MODE == "http":
+            work(number, params)
+        else:
+            threading.Thread(target=work, args=(number, params), daemon=True).start()
     elif method == "notifications/cancelled":
         note("cancelled", params.get("reason", ""))
         cancelled[params["requestId"]].set()
     elif method is None and number in answers:
         answers[number].answer = message.get("result") or message.get("error")
         answers[number].set()
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers each request with a stream of its own."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        message = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        note("tokens", self.headers.get("x-token", ""))
+        if "id" not in message or "method" not in message:
+            take(message)
+            self.send_response(202)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        local.stream = self.wfile
+        take(message)
+        self.close_connection = True
+
+    def do_GET(self):
+        self.send_response(405)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def serve_web():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[3]) if len(sys.argv) > 3 else 0), Web)
+    note("port", str(server.server_address[1]))
+    server.serve_forever()
 
 
 def main():
@@ -188,6 +238,8 @@ def main():
         sys.exit(3)
     if MODE == "mute":
         time.sleep(600)
+    if MODE == "http":
+        serve_web()
     print("this line is no message", flush=True)
     for line in sys.stdin:
         take(json.loads(line))

@@ -4,6 +4,7 @@
     clippy::expect_used,
     reason = "tests fail by panicking"
 )]
+#![allow(dead_code, clippy::allow_attributes, reason = "no test uses all of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
