@@ -802,12 +802,34 @@ async fn a_server_over_http_that_dies_in_the_middle_of_a_call_is_reached_again_w
     assert!(reason.contains("the server"), "{reason}");
     // Nobody is there: the call was surely not made.
     let end = run(&tools, "fake__echo").await;
+    let RunEnd::Died(Outcome::Error, reason) = end else {
+        panic!("{end:?} is no death");
+    };
+    assert!(reason.contains("not running"), "{reason}");
+    let end = run(&tools, "fake__fail").await;
     let RunEnd::Done(Outcome::Error, reason) = end else {
-        panic!("{end:?} is no error");
+        panic!("{end:?} is no error, though the call was surely not made");
     };
     assert!(reason.contains("not running"), "{reason}");
     let _back = Web::start(&play, &web.port).await;
     assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_over_http_that_began_anew_meanwhile_is_greeted_again_and_called_once() {
+    let play = Play::new();
+    let mut web = Web::start(&play, "0").await;
+    let tools = web.toolbox(&play);
+    assert_eq!(run(&tools, "fake__echo").await, ok(""));
+    web.kill();
+    let _anew = Web::start(&play, &web.port).await;
+    let end = run(&tools, "fake__fail").await;
+    assert_eq!(
+        end,
+        RunEnd::Done(Outcome::Error, "no such thing".to_owned())
+    );
+    assert_eq!(play.lines("calls"), ["echo", "fail"]);
     tools.close().await;
 }
 

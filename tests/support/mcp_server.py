@@ -195,6 +195,10 @@ class Web(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         message = json.loads(self.rfile.read(int(self.headers["content-length"])))
         note("tokens", self.headers.get("x-token", ""))
+        session = str(os.getpid())
+        if message.get("method") != "initialize" and self.headers.get("mcp-session-id") != session:
+            self.refuse()
+            return
         if "id" not in message or "method" not in message:
             take(message)
             self.send_response(202)
@@ -204,10 +208,23 @@ class Web(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
+        self.send_header("mcp-session-id", session)
         self.end_headers()
         local.stream = self.wfile
         take(message)
         self.close_connection = True
+
+    def refuse(self):
+        error = {"code": -32000, "message": "Bad Request: No valid session ID provided"}
+        body = json.dumps({"jsonrpc": "2.0", "error": error, "id": None}).encode()
+        self.send_response(400)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_DELETE(self):
+        self.do_GET()
 
     def do_GET(self):
         self.send_response(405)

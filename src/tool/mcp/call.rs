@@ -13,7 +13,7 @@ use rmcp::service::{PeerRequestOptions, RequestHandle, RoleClient, ServiceError}
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::keeper::{InUse, Patience};
+use super::keeper::{InUse, NoServer, Patience};
 use super::listed::Listed;
 use super::tap::Listener;
 use super::{Server, content, link, way};
@@ -64,7 +64,7 @@ async fn use_once(
     invocation: &Invocation,
 ) -> Result<String, Fault> {
     let acquired = server.acquire(invocation.owner, Patience::Rest).await;
-    let in_use = acquired.map_err(|why| Fault::Tool(ToolError::Failed(why)))?;
+    let in_use = acquired.map_err(|none| Fault::Tool(not_made(none, tool)))?;
     if let Some(level) = in_use.link.told.sandbox() {
         invocation.output.confined(level);
     }
@@ -74,13 +74,27 @@ async fn use_once(
             "the server was silent for {} ms",
             server.spec.timeout.as_millis()
         )))),
+        Err(Silence::Refused) => Err(Fault::NotSent(
+            "the server has begun anew and does not know this company".to_owned(),
+        )),
         Err(Silence::Error(error)) => Err(fault(&in_use, &error).await),
+    }
+}
+
+/// What it means that there is no server: the call was surely not made. What may run again is tried
+/// again when the server might be there.
+fn not_made(none: NoServer, tool: &Listed) -> ToolError {
+    match none {
+        NoServer::NotNow(why) if tool.spec.effect.may_run_again() => ToolError::Died(why),
+        NoServer::NotNow(why) | NoServer::GivenUp(why) => ToolError::Failed(why),
     }
 }
 
 /// Why no answer came.
 enum Silence {
     TooLong,
+    /// The server does not know us any more, and did nothing.
+    Refused,
     Error(ServiceError),
 }
 
@@ -112,13 +126,21 @@ async fn ask(
                 silence.set(tokio::time::sleep(patience));
             }
             answer = sent.answer() => break answer?,
-            () = in_use.link.gone.cancelled() => return Err(ServiceError::TransportClosed.into()),
+            () = in_use.link.ends.gone.cancelled() => return Err(gone(in_use)),
             () = &mut silence => return Err(Silence::TooLong),
         }
     };
     sent.0 = None;
     show_rest(&mut progress, invocation).await;
     Ok(answer)
+}
+
+/// The wire has ended. When a request was refused, and this is the only one, it was this.
+fn gone(in_use: &InUse) -> Silence {
+    if in_use.link.ends.refused.is_cancelled() && in_use.link.calls() == 1 {
+        return Silence::Refused;
+    }
+    ServiceError::TransportClosed.into()
 }
 
 /// What came before the answer is shown before it.
@@ -218,7 +240,7 @@ async fn fault(in_use: &InUse, error: &ServiceError) -> Fault {
         ServiceError::TransportSend(_) | ServiceError::TransportClosed => {}
         other => return Fault::Tool(ToolError::Failed(link::says(other))),
     }
-    in_use.link.gone.cancel();
+    in_use.link.ends.gone.cancel();
     let why = format!("the server cannot be reached: {}", link::says(error));
     if way::was_not_sent(error) {
         return Fault::NotSent(why);

@@ -88,7 +88,16 @@ enum Step {
     Use(InUse),
     Wait(Starting),
     Sleep(Duration),
-    Refuse(String),
+    Refuse(NoServer),
+}
+
+/// Why there is no running server, for the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoServer {
+    /// It may be there at the next try.
+    NotNow(String),
+    /// It will not be there for a while.
+    GivenUp(String),
 }
 
 impl Server {
@@ -101,9 +110,11 @@ impl Server {
         &self,
         owner: Option<SessionId>,
         patience: Patience,
-    ) -> Result<InUse, String> {
+    ) -> Result<InUse, NoServer> {
         let Some(server) = self.myself.upgrade() else {
-            return Err("the server is not there any more".to_owned());
+            return Err(NoServer::GivenUp(
+                "the server is not there any more".to_owned(),
+            ));
         };
         let key = match self.spec.scope {
             Scope::Shared => None,
@@ -113,11 +124,13 @@ impl Server {
             match server.step(key) {
                 Step::Use(in_use) => return Ok(in_use),
                 Step::Refuse(why) => return Err(why),
-                Step::Wait(starting) => starting.await.map_err(|why| server.not_started(&why))?,
+                Step::Wait(starting) => starting
+                    .await
+                    .map_err(|why| NoServer::NotNow(server.not_started(&why)))?,
                 Step::Sleep(wait) if patience == Patience::Rest => tokio::time::sleep(wait).await,
                 Step::Sleep(_) => {
                     let trouble = server.trouble().unwrap_or_default();
-                    return Err(server.not_started(&trouble));
+                    return Err(NoServer::NotNow(server.not_started(&trouble)));
                 }
             }
         }
@@ -131,7 +144,7 @@ impl Server {
         let now = self.clock().elapsed();
         let mut slots = self.slots();
         if slots.is_closed {
-            return Step::Refuse("the company is stopping".to_owned());
+            return Step::Refuse(NoServer::GivenUp("the company is stopping".to_owned()));
         }
         let buried = slots.open.get_mut(&key).and_then(|slot| {
             let Place::Up(link) = &slot.place else {
@@ -142,7 +155,7 @@ impl Server {
             }
             let link = Arc::clone(link);
             slot.place = Place::Down;
-            link.gone.is_cancelled().then_some(link)
+            link.ends.gone.is_cancelled().then_some(link)
         });
         if let Some(link) = buried {
             let reason: Arc<str> = link.end.get().map_or("it ended", String::as_str).into();
@@ -163,12 +176,14 @@ impl Server {
         if now < slot.rest_until {
             let wait = slot.rest_until.saturating_sub(now);
             return match &slot.trouble {
-                Some(Trouble::GivenUp(why)) => Step::Refuse(self.given_up(why, wait)),
+                Some(Trouble::GivenUp(why)) => {
+                    Step::Refuse(NoServer::GivenUp(self.given_up(why, wait)))
+                }
                 Some(Trouble::Died(_)) | None => Step::Sleep(wait),
             };
         }
         if let Err(full) = slots.make_room(key, self.spec.max_servers, now) {
-            return Step::Refuse(self.not_started(&full));
+            return Step::Refuse(NoServer::GivenUp(self.not_started(&full)));
         }
         let (starting, stop) = self.start(key);
         let slot = slots.open.entry(key).or_default();

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 use super::Server;
 use super::handler::Handler;
 use super::keeper::Key;
+use super::tap::Ends;
 use super::way::{Greeted, Way, cause};
 use crate::tool::OutputSink;
 
@@ -36,8 +37,8 @@ pub(super) struct Link {
     /// Which of all that were started; later ones have greater numbers.
     pub(super) number: u64,
     pub(super) peer: Peer<RoleClient>,
-    /// Nothing more will come from it.
-    pub(super) gone: CancellationToken,
+    /// How its wire ends.
+    pub(super) ends: Ends,
     /// It shall end.
     pub(super) stop: CancellationToken,
     /// It has ended, and everything is said about it.
@@ -54,7 +55,7 @@ pub(super) struct Link {
 impl Link {
     /// Whether it may be called.
     pub(super) fn is_up(&self) -> bool {
-        !self.gone.is_cancelled() && !self.stop.is_cancelled()
+        !self.ends.gone.is_cancelled() && !self.stop.is_cancelled()
     }
 
     /// Calls in flight.
@@ -108,7 +109,7 @@ pub(super) async fn begin(
     number: u64,
     now: Duration,
 ) -> Result<Begun, String> {
-    let (gone, changed) = (CancellationToken::new(), Arc::new(Notify::new()));
+    let (ends, changed) = (Ends::default(), Arc::new(Notify::new()));
     let handler = Handler {
         server: server.to_owned(),
         changed: Arc::clone(&changed),
@@ -117,7 +118,7 @@ pub(super) async fn begin(
         running,
         mut life,
         told,
-    } = way.greet(handler, gone.clone()).await?;
+    } = way.greet(handler, ends.clone()).await?;
     let tools = tokio::select! {
         tools = list(running.peer()) => tools?,
         end = &mut life => return Err(end),
@@ -125,7 +126,7 @@ pub(super) async fn begin(
     let link = Arc::new(Link {
         number,
         peer: running.peer().clone(),
-        gone,
+        ends,
         stop: CancellationToken::new(),
         over: CancellationToken::new(),
         end: OnceLock::new(),
@@ -184,7 +185,7 @@ impl Watch {
         match self.watch(&server, key).await {
             End::Died(reason) => {
                 let _first = self.link.end.set(reason.clone());
-                self.link.gone.cancel();
+                self.link.ends.gone.cancel();
                 if let Some(server) = server.upgrade() {
                     server.died(key, self.link.number, &reason);
                 }
@@ -207,7 +208,7 @@ impl Watch {
         loop {
             tokio::select! {
                 end = &mut self.life => return End::Died(end),
-                () = self.link.gone.cancelled() => {
+                () = self.link.ends.gone.cancelled() => {
                     // What ended its program says more than the end of its output.
                     let end = tokio::time::timeout(FAREWELL, &mut self.life).await;
                     return End::Died(end.unwrap_or_else(|_| "its connection has ended".to_owned()));

@@ -37,16 +37,36 @@ impl Listener {
 pub(super) struct Tap<T> {
     wire: T,
     listeners: HashMap<ProgressToken, Listener>,
-    gone: CancellationToken,
+    nameless: Nameless,
+    ends: Ends,
+}
+
+/// How a wire ends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends {
+    /// Nothing more will come.
+    pub(super) gone: CancellationToken,
+    /// Some request was refused, and not said which: the server does not know us any more.
+    pub(super) refused: CancellationToken,
+}
+
+/// What an error means that names no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nameless {
+    /// Over HTTP: the server has begun anew and does not know the session.
+    Refusal,
+    /// Over pipes: it could not read something.
+    Nothing,
 }
 
 impl<T> Tap<T> {
-    /// Around this wire; `gone` is told when nothing more will come.
-    pub(super) fn new(wire: T, gone: CancellationToken) -> Self {
+    /// Around this wire; `ends` is told how it ends.
+    pub(super) fn new(wire: T, ends: Ends, nameless: Nameless) -> Self {
         Self {
             wire,
             listeners: HashMap::new(),
-            gone,
+            ends,
+            nameless,
         }
     }
 
@@ -69,6 +89,13 @@ impl<T> Tap<T> {
     }
 
     fn passes_in(&self, message: &RxJsonRpcMessage<RoleClient>) {
+        if let JsonRpcMessage::Error(error) = message
+            && error.id.is_none()
+            && self.nameless == Nameless::Refusal
+        {
+            self.ends.refused.cancel();
+            self.ends.gone.cancel();
+        }
         let JsonRpcMessage::Notification(notification) = message else {
             return;
         };
@@ -97,7 +124,7 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Tap<T> {
         let message = self.wire.receive().await;
         match &message {
             Some(message) => self.passes_in(message),
-            None => self.gone.cancel(),
+            None => self.ends.gone.cancel(),
         }
         message
     }

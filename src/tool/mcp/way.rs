@@ -17,10 +17,9 @@ use rmcp::transport::streamable_http_client::{
     StreamableHttpClientTransportConfig, StreamableHttpError,
 };
 use rmcp::transport::{StreamableHttpClientTransport, Transport};
-use tokio_util::sync::CancellationToken;
 
 use super::handler::Handler;
-use super::tap::Tap;
+use super::tap::{Ends, Nameless, Tap};
 use crate::tool::OutputSink;
 use crate::tool::builtin::http_get::{Reach, admit, reason};
 use crate::tool::command;
@@ -61,27 +60,19 @@ pub(super) struct Greeted {
 }
 
 impl Way {
-    /// Reaches the server and greets it. `gone` is told when nothing more will come from it.
+    /// Reaches the server and greets it. `ends` is told how its wire ends.
     ///
     /// # Errors
     /// Why it cannot be reached, for people and models.
-    pub(super) async fn greet(
-        &self,
-        handler: Handler,
-        gone: CancellationToken,
-    ) -> Result<Greeted, String> {
+    pub(super) async fn greet(&self, handler: Handler, ends: Ends) -> Result<Greeted, String> {
         match self {
-            Self::Program(program) => start(program, handler, gone).await,
-            Self::Http(address) => connect(address, handler, gone).await,
+            Self::Program(program) => start(program, handler, ends).await,
+            Self::Http(address) => connect(address, handler, ends).await,
         }
     }
 }
 
-async fn start(
-    program: &Arc<Program>,
-    handler: Handler,
-    gone: CancellationToken,
-) -> Result<Greeted, String> {
+async fn start(program: &Arc<Program>, handler: Handler, ends: Ends) -> Result<Greeted, String> {
     let told = OutputSink::none();
     let opened = open::open(Arc::clone(program), &told).await;
     let opened = opened.map_err(|error| format!("its program cannot be started: {error}"))?;
@@ -91,7 +82,7 @@ async fn start(
     let life = opened.life.ended();
     let mut life = async move { command::what_ended(&program, life.await) }.boxed();
     let running = tokio::select! {
-        running = greeting(handler, wire, gone) => running,
+        running = greeting(handler, Tap::new(wire, ends, Nameless::Nothing)) => running,
         end = &mut life => return Err(end),
     };
     match running {
@@ -105,17 +96,14 @@ async fn start(
     }
 }
 
-async fn connect(
-    address: &Address,
-    handler: Handler,
-    gone: CancellationToken,
-) -> Result<Greeted, String> {
+async fn connect(address: &Address, handler: Handler, ends: Ends) -> Result<Greeted, String> {
     admit(&address.url, address.reach).map_err(|refused| refused.to_string())?;
     let mut config = StreamableHttpClientTransportConfig::with_uri(address.url.as_str())
         .custom_headers(address.headers.clone());
     config.retry_config = Arc::new(Reconnect);
     let wire = StreamableHttpClientTransport::with_client(address.client.clone(), config);
-    let running = greeting(handler, wire, gone.clone()).await?;
+    let gone = ends.gone.clone();
+    let running = greeting(handler, Tap::new(wire, ends, Nameless::Refusal)).await?;
     let life = async move {
         gone.cancelled().await;
         "its connection has ended".to_owned()
@@ -129,10 +117,9 @@ async fn connect(
 
 async fn greeting<T: Transport<RoleClient> + 'static>(
     handler: Handler,
-    wire: T,
-    gone: CancellationToken,
+    wire: Tap<T>,
 ) -> Result<RunningService<RoleClient, Handler>, String> {
-    let greeted = rmcp::serve_client(handler, Tap::new(wire, gone)).await;
+    let greeted = rmcp::serve_client(handler, wire).await;
     greeted.map_err(|error| match &error {
         ClientInitializeError::TransportError { error, .. } => {
             format!("it does not answer: {}", cause(error.error.as_ref()))
