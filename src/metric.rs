@@ -2,7 +2,8 @@
 //!
 //! The library only records; the daemon installs the recorder, calls [`describe`] and sets
 //! [`BUCKETS`]. A label's value comes from an enum, from a `&'static str` of another module, or is
-//! the name of a model or tool in the settings: the number of series is bounded by the settings.
+//! the name of a model or tool in the settings, or of one of the tools that an MCP server has, of
+//! which so many are taken: the number of series has an end.
 //! Ids are never labels.
 
 use std::time::Duration;
@@ -266,6 +267,30 @@ fn describe_counters() {
         Unit::Count,
         "cost of model calls whose price is known, in millionths of a US dollar, by model"
     );
+    describe_tool_counters();
+    describe_counter!(
+        WORKER_RESTARTS,
+        Unit::Count,
+        "workers that were started again, by kind"
+    );
+    describe_counter!(
+        READERS_BEHIND,
+        Unit::Count,
+        "times a reader fell behind, by what was done"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "requests that were refused, by reason"
+    );
+    describe_counter!(
+        RECOVERIES,
+        Unit::Count,
+        "unfinished sessions taken up again after a start"
+    );
+}
+
+fn describe_tool_counters() {
     describe_counter!(
         TOOL_CALLS,
         Unit::Count,
@@ -295,26 +320,6 @@ fn describe_counters() {
         SERVER_DEATHS,
         Unit::Count,
         "MCP servers that died, by server"
-    );
-    describe_counter!(
-        WORKER_RESTARTS,
-        Unit::Count,
-        "workers that were started again, by kind"
-    );
-    describe_counter!(
-        READERS_BEHIND,
-        Unit::Count,
-        "times a reader fell behind, by what was done"
-    );
-    describe_counter!(
-        REJECTED,
-        Unit::Count,
-        "requests that were refused, by reason"
-    );
-    describe_counter!(
-        RECOVERIES,
-        Unit::Count,
-        "unfinished sessions taken up again after a start"
     );
 }
 

@@ -522,9 +522,12 @@ async fn images_and_structured_content_are_kept_with_the_result() {
     let events = turn(&session, "go").await;
     let result = events
         .iter()
-        .find_map(|event| match &event.fact {
-            Fact::ToolResult(result) => Some(result),
-            _ => None,
+        .find_map(|event| {
+            if let Fact::ToolResult(result) = &event.fact {
+                Some(result)
+            } else {
+                None
+            }
         })
         .unwrap();
     assert_eq!(
@@ -598,14 +601,15 @@ async fn a_server_that_crashes_again_and_again_is_given_up_for_a_while_and_stops
         assert!(words.contains("exit code 3"), "{words}");
         assert!(words.contains("no way"), "{words}");
     }
+    let description = || {
+        let tools = company.tools();
+        let found = tools.iter().find(|tool| tool.name == "fake");
+        found.unwrap().description.clone()
+    };
+    eventually(async || description().contains("ended too often")).await;
+    let words = company::words(&turn(&session, "go").await);
+    assert!(words.contains("ended too often"), "{words}");
     assert_eq!(play.starts(), 3);
-    let info = company.tools();
-    let info = info.iter().find(|tool| tool.name == "fake").unwrap();
-    assert!(
-        info.description.contains("ended too often"),
-        "{}",
-        info.description
-    );
     company.reset_tool("fake").unwrap();
     let fault = company.call_tool("fake__echo", "{}").await.unwrap_err();
     assert!(fault.message.contains("exit code 3"), "{fault:?}");
@@ -627,6 +631,24 @@ async fn a_server_that_does_not_answer_is_ended_when_its_time_to_start_is_over()
     assert!(text.contains("was not ready within 500 ms"), "{text}");
     assert_eq!(witness.all_gone().await, ["started"]);
     assert_eq!(play.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_waited_for_once_and_then_holds_up_no_step() {
+    let play = Play::new();
+    let mute = play.settings("mute").command;
+    let tools = play.toolbox(|settings| {
+        settings.command = mute;
+        settings.start_timeout_ms = 700;
+    });
+    let begun = SystemClock::new();
+    within(tools.ready(None)).await;
+    let first = begun.elapsed();
+    within(tools.ready(None)).await;
+    let second = begun.elapsed() - first;
+    assert!(first >= Duration::from_millis(700), "{first:?}");
+    assert!(second < Duration::from_millis(350), "{second:?}");
+    tools.close().await;
 }
 
 #[tokio::test]
@@ -715,7 +737,7 @@ impl Web {
             .spawn()
             .unwrap();
         eventually(async || play.lines("port").len() > before).await;
-        let port = play.lines("port")[before].clone();
+        let port = play.lines("port").swap_remove(before);
         Self { child, port }
     }
 

@@ -23,7 +23,7 @@ impl ToolSettings {
         if let Some(says) = server_name_fault(name) {
             faults.say("kind", says.to_owned());
         }
-        match (self.command.first().is_some(), !self.url.is_empty()) {
+        match (!self.command.is_empty(), !self.url.is_empty()) {
             (true, false) => {
                 for (key, says) in sandbox::faults(self) {
                     faults.say(key, says);

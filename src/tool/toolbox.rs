@@ -232,7 +232,7 @@ impl Toolbox {
         if self.host(name).is_none()
             && let Some(it) = self.seen_servers.iter().find(|it| it.may_have(name))
         {
-            it.server.ready(owner).await;
+            it.server.ready_for_call(owner).await;
         }
     }
 

@@ -10,7 +10,7 @@ use rmcp::model::{
     RequestMetaObject, ServerResult,
 };
 use rmcp::service::{PeerRequestOptions, RequestHandle, RoleClient, ServiceError};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use tokio::sync::mpsc;
 
 use super::keeper::{InUse, NoServer, Patience};
@@ -158,11 +158,9 @@ fn request(
     invocation: &Invocation,
     listener: Listener,
 ) -> (ClientRequest, RequestMetaObject) {
-    let arguments = match &invocation.arguments {
-        Value::Object(fields) => fields.clone(),
-        // Checked before: arguments are an object.
-        _ => Map::new(),
-    };
+    // Checked before: arguments are an object.
+    let arguments = invocation.arguments.as_object();
+    let arguments = arguments.cloned().unwrap_or_default();
     let params = CallToolRequestParams::new(tool.own.clone()).with_arguments(arguments);
     let mut request = CallToolRequest::new(params);
     request.extensions.insert(listener);
@@ -236,9 +234,12 @@ fn read(result: ServerResult, invocation: &Invocation) -> Result<String, ToolErr
 
 /// What no answer means. Whoever broke the connection is not called again.
 async fn fault(in_use: &InUse, error: &ServiceError) -> Fault {
-    match error {
-        ServiceError::TransportSend(_) | ServiceError::TransportClosed => {}
-        other => return Fault::Tool(ToolError::Failed(link::says(other))),
+    let is_broken = matches!(
+        error,
+        ServiceError::TransportSend(_) | ServiceError::TransportClosed
+    );
+    if !is_broken {
+        return Fault::Tool(ToolError::Failed(link::says(error)));
     }
     in_use.link.ends.gone.cancel();
     let why = format!("the server cannot be reached: {}", link::says(error));

@@ -3,6 +3,7 @@
 //! Begun by `keeper`, one for each session or one for all. A task of its own watches it: it hears of
 //! its death, reads its list of tools anew when that has changed, and stops it when nobody uses it.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -164,11 +165,13 @@ async fn list(peer: &Peer<RoleClient>) -> Result<Vec<Tool>, String> {
 
 /// A fault of the protocol or of the way, for people and models.
 pub(super) fn says(error: &ServiceError) -> String {
-    match error {
-        ServiceError::TransportSend(error) => cause(error.error.as_ref()),
-        ServiceError::McpError(error) => format!("{} ({})", error.message, error.code.0),
-        other => other.to_string(),
+    if let ServiceError::TransportSend(error) = error {
+        return cause(error.error.as_ref());
     }
+    if let ServiceError::McpError(error) = error {
+        return format!("{} ({})", error.message, error.code.0);
+    }
+    error.to_string()
 }
 
 /// How a watch ended.
@@ -203,10 +206,12 @@ impl Watch {
 
     async fn watch(&mut self, server: &Weak<Server>, key: Key) -> End {
         let idle = server.upgrade().map(|server| server.spec.idle);
-        let idle = idle.unwrap_or_default();
-        let mut look = idle;
+        let mut look = idle.unwrap_or_default();
+        let link = Arc::clone(&self.link);
+        let mut anew = pin!(read_anew(&link, &self.changed, server));
         loop {
             tokio::select! {
+                // Polled all the time, because it reads what the server writes for people.
                 end = &mut self.life => return End::Died(end),
                 () = self.link.ends.gone.cancelled() => {
                     // What ended its program says more than the end of its output.
@@ -214,7 +219,7 @@ impl Watch {
                     return End::Died(end.unwrap_or_else(|_| "its connection has ended".to_owned()));
                 }
                 () = self.link.stop.cancelled() => return End::Stopped,
-                () = self.changed.notified() => self.read_anew(server).await,
+                () = &mut anew => {}
                 () = tokio::time::sleep(look) => {
                     let Some(server) = server.upgrade() else {
                         return End::Stopped;
@@ -228,26 +233,31 @@ impl Watch {
         }
     }
 
-    /// The list has changed: it is read anew, once for all that changes at about the same time.
-    async fn read_anew(&mut self, server: &Weak<Server>) {
+    /// The server hears that nothing more will come, and has a while to end by itself. Whatever is
+    /// left of it then is ended with its leash.
+    async fn say_farewell(&mut self) {
+        let leaving = self.running.close_with_timeout(FAREWELL);
+        let by_itself = tokio::time::timeout(FAREWELL, &mut self.life);
+        let (closed, end) = tokio::join!(leaving, by_itself);
+        debug!(?closed, ?end, "server left");
+    }
+}
+
+/// Reads the list of tools anew whenever it has changed, once for all that changes at about the same
+/// time. Does not end by itself.
+async fn read_anew(link: &Link, changed: &Notify, server: &Weak<Server>) {
+    loop {
+        changed.notified().await;
         tokio::time::sleep(DEBOUNCE).await;
-        let _same = self.changed.notified().now_or_never();
-        let listed = tokio::time::timeout(RELIST, list(&self.link.peer)).await;
+        let _same = changed.notified().now_or_never();
+        let listed = tokio::time::timeout(RELIST, list(&link.peer)).await;
         let Some(server) = server.upgrade() else {
-            return;
+            return std::future::pending().await;
         };
         match listed {
             Ok(Ok(tools)) => server.publish(&tools),
             Ok(Err(fault)) => warn!(server = server.name(), fault, "list of tools not read anew"),
             Err(_) => warn!(server = server.name(), "list of tools not read in time"),
         }
-    }
-
-    /// The server hears that nothing more will come, and has a while to end by itself. Whatever is
-    /// left of it then is ended with its leash.
-    async fn say_farewell(&mut self) {
-        let closed = self.running.close_with_timeout(FAREWELL).await;
-        debug!(?closed, "server left");
-        let _by_itself = tokio::time::timeout(FAREWELL, &mut self.life).await;
     }
 }

@@ -17,7 +17,7 @@ mod select;
 mod tap;
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -94,7 +94,13 @@ struct Listing {
     is_listed: bool,
     tools: BTreeMap<String, Arc<Listed>>,
     hosts: Arc<Hosts>,
+    /// Every name that was ever taken. A name becomes a label of metrics, and their number has to
+    /// have an end.
+    ever: BTreeSet<String>,
 }
+
+/// So many names are taken in all, however often a server changes its list.
+const NAMES: usize = 1_024;
 
 impl ServerSpec {
     /// Whether a tool with this own name is taken.
@@ -184,13 +190,26 @@ impl Server {
     }
 
     /// Sees to it that it has been listed once. Does not fail: one that does not start has no tools
-    /// for now. While it rests after a death it is not waited for.
+    /// for now. It is waited for at most once: when it did not start it is started again beside the
+    /// work, within its policy, so that a server that hangs does not hold up every step.
     pub(super) async fn ready(&self, owner: Option<SessionId>) {
         if self.listing().is_listed {
             return;
         }
+        let starting = self.acquire(owner, Patience::None);
+        if self.trouble().is_some() {
+            let _begun = Box::pin(starting).now_or_never();
+            return;
+        }
         // Why it did not start was logged where it was started.
-        let _absent = self.acquire(owner, Patience::None).await;
+        let _absent = starting.await;
+    }
+
+    /// Like [`Self::ready`], for a call that cannot be made otherwise: it is waited for.
+    pub(super) async fn ready_for_call(&self, owner: Option<SessionId>) {
+        if !self.listing().is_listed {
+            let _absent = self.acquire(owner, Patience::None).await;
+        }
     }
 
     /// Why a tool of its is not known, for the model; nothing when it was listed.
@@ -209,8 +228,16 @@ impl Server {
     /// Takes in what the server says it has. Hosts of tools that did not change stay, with their
     /// breakers and caches.
     fn publish(&self, tools: &[rmcp::model::Tool]) {
-        let found = listed::listed(&self.spec, tools);
+        let mut found = listed::listed(&self.spec, tools);
         let mut listing = self.listing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ever = listing.ever.clone();
+        found.retain(|name, _| {
+            let is_taken = ever.len() < NAMES || ever.contains(name);
+            if is_taken {
+                ever.insert(name.clone());
+            }
+            is_taken
+        });
         let is_same = |name: &String, new: &Listed| {
             listing.tools.get(name).is_some_and(|old| old.is_same(new))
         };
@@ -232,6 +259,7 @@ impl Server {
             is_listed: true,
             tools: kept,
             hosts: Arc::new(hosts),
+            ever,
         });
         self.generation.fetch_add(1, Ordering::Release);
     }

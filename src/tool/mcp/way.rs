@@ -120,11 +120,11 @@ async fn greeting<T: Transport<RoleClient> + 'static>(
     wire: Tap<T>,
 ) -> Result<RunningService<RoleClient, Handler>, String> {
     let greeted = rmcp::serve_client(handler, wire).await;
-    greeted.map_err(|error| match &error {
-        ClientInitializeError::TransportError { error, .. } => {
-            format!("it does not answer: {}", cause(error.error.as_ref()))
+    greeted.map_err(|error| {
+        if let ClientInitializeError::TransportError { error, .. } = &error {
+            return format!("it does not answer: {}", cause(error.error.as_ref()));
         }
-        _ => format!("it does not speak the protocol: {error}"),
+        format!("it does not speak the protocol: {error}")
     })
 }
 
