@@ -26,6 +26,8 @@ const BREAKER: &str = "impresario_tool_breaker";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
+const APPROVALS_ASKED: &str = "impresario_approvals_asked_total";
+const APPROVALS_DECIDED: &str = "impresario_approvals_decided_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -283,6 +285,16 @@ fn describe_counters() {
         "calls that something else answered in a tool's stead, by tool"
     );
     describe_counter!(
+        APPROVALS_ASKED,
+        Unit::Count,
+        "questions to people about tool calls, by question"
+    );
+    describe_counter!(
+        APPROVALS_DECIDED,
+        Unit::Count,
+        "questions to people about tool calls that ended, by decision"
+    );
+    describe_counter!(
         WORKER_RESTARTS,
         Unit::Count,
         "workers that were started again, by kind"
@@ -404,6 +416,16 @@ pub fn cache_asked(tool: &str, result: &'static str) {
 /// Counts a call that something else answered in a tool's stead.
 pub fn fallback_used(tool: &str) {
     counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Counts a question to a person about a tool call; `question` is `Question::name()`.
+pub fn approval_asked(question: &'static str) {
+    counter!(APPROVALS_ASKED, "question" => question).increment(1);
+}
+
+/// Counts the end of a question to a person; `decision` is `Decision::name()`.
+pub fn approval_decided(decision: &'static str) {
+    counter!(APPROVALS_DECIDED, "decision" => decision).increment(1);
 }
 
 /// Counts a worker that was started again.
@@ -535,6 +557,8 @@ mod tests {
         breaker_opened("t");
         cache_asked("t", "hit");
         fallback_used("t");
+        approval_asked("run");
+        approval_decided("approved");
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);
