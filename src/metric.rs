@@ -225,6 +225,7 @@ impl Rejection {
 pub fn describe() {
     describe_gauges();
     describe_counters();
+    describe_tool_counters();
     describe_histograms();
 }
 
@@ -265,6 +266,30 @@ fn describe_counters() {
         "cost of model calls whose price is known, in millionths of a US dollar, by model"
     );
     describe_counter!(
+        WORKER_RESTARTS,
+        Unit::Count,
+        "workers that were started again, by kind"
+    );
+    describe_counter!(
+        READERS_BEHIND,
+        Unit::Count,
+        "times a reader fell behind, by what was done"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "requests that were refused, by reason"
+    );
+    describe_counter!(
+        RECOVERIES,
+        Unit::Count,
+        "unfinished sessions taken up again after a start"
+    );
+}
+
+/// What happens to tools and their calls.
+fn describe_tool_counters() {
+    describe_counter!(
         TOOL_CALLS,
         Unit::Count,
         "tool calls that ended, by tool and outcome"
@@ -293,26 +318,6 @@ fn describe_counters() {
         APPROVALS_DECIDED,
         Unit::Count,
         "questions to people about tool calls that ended, by decision"
-    );
-    describe_counter!(
-        WORKER_RESTARTS,
-        Unit::Count,
-        "workers that were started again, by kind"
-    );
-    describe_counter!(
-        READERS_BEHIND,
-        Unit::Count,
-        "times a reader fell behind, by what was done"
-    );
-    describe_counter!(
-        REJECTED,
-        Unit::Count,
-        "requests that were refused, by reason"
-    );
-    describe_counter!(
-        RECOVERIES,
-        Unit::Count,
-        "unfinished sessions taken up again after a start"
     );
 }
 

@@ -4,7 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
+    clippy::expect_used,
     reason = "helpers outside #[test] functions may fail loudly"
 )]
 
@@ -77,18 +77,20 @@ async fn asked(session: &Session) -> (ChunkStream, ApprovalRequest) {
 
 async fn next_question(stream: &mut ChunkStream) -> ApprovalRequest {
     let seen = until(stream, |fact| matches!(fact, Fact::ApprovalRequested(_))).await;
-    match events(&seen).pop().unwrap().fact {
-        Fact::ApprovalRequested(request) => request,
-        other => panic!("{other:?}"),
-    }
+    let Fact::ApprovalRequested(request) = events(&seen).pop().unwrap().fact else {
+        panic!("it ends with a question")
+    };
+    request
 }
 
 fn decisions(log: &[Event]) -> Vec<ApprovalDecision> {
-    let decided = log.iter().filter_map(|event| match &event.fact {
-        Fact::ApprovalDecided(decision) => Some(decision.clone()),
-        _ => None,
-    });
-    decided.collect()
+    let mut decided = Vec::new();
+    for event in log {
+        if let Fact::ApprovalDecided(decision) = &event.fact {
+            decided.push(decision.clone());
+        }
+    }
+    decided
 }
 
 #[tokio::test(start_paused = true)]
