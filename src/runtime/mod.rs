@@ -24,7 +24,7 @@ use crate::root::RootHandle;
 use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
-use crate::store::Summary;
+use crate::store::{Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
 
 pub use crate::admission::Gauge;
@@ -115,6 +115,26 @@ impl Impresario {
             infos.push(self.info_of(id, summary).await?);
         }
         Ok(infos)
+    }
+
+    /// Copies the store, while it is in use, into a new store in the directory `into`, which must be
+    /// empty or not exist. Each session is copied as it is durable when it is come to. Durable, and
+    /// checked whole, when this returns. Cancellation: the copy is finished all the same.
+    ///
+    /// # Errors
+    /// [`Code::InvalidParams`] for a directory that cannot be used, [`Code::StoreFailed`].
+    pub async fn backup(&self, into: PathBuf) -> Result<Copied, Fault> {
+        let shared = &self.0.shared;
+        let copied = shared.store.backup(into, shared.clock.now()).await;
+        copied.map_err(|error| {
+            let code = match &error {
+                CopyError::NotEmpty(_) | CopyError::Directory { .. } => Code::InvalidParams,
+                CopyError::Open(_) | CopyError::Unsound { .. } | CopyError::Engine(_) => {
+                    Code::StoreFailed
+                }
+            };
+            Fault::new(code, error.to_string())
+        })
     }
 
     /// Runs a tool once, outside any session. Nobody is asked whether it may: whoever calls this

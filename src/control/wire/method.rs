@@ -43,6 +43,8 @@ pub enum Method {
     SessionDelete,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,
+    /// [`Backup`](crate::control::wire::Backup) → [`BackupDone`](crate::control::wire::BackupDone).
+    StoreBackup,
     /// Nothing → [`ToolList`].
     ToolList,
     /// [`CallTool`] → [`ToolAnswer`].
@@ -57,7 +59,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -74,6 +76,7 @@ impl Method {
         Self::SessionClose,
         Self::SessionDelete,
         Self::SessionRelease,
+        Self::StoreBackup,
         Self::ToolList,
         Self::ToolCall,
         Self::ToolReset,
@@ -101,6 +104,7 @@ impl Method {
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
             Self::SessionRelease => "session.release",
+            Self::StoreBackup => "store.backup",
             Self::ToolList => "tool.list",
             Self::ToolCall => "tool.call",
             Self::ToolReset => "tool.reset",

@@ -9,6 +9,7 @@ mod frame;
 mod method;
 mod schema;
 mod session;
+mod store;
 mod stream;
 
 pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
@@ -26,6 +27,7 @@ pub use method::{
 };
 pub use schema::schema;
 pub use session::{Cancelled, ListSessions, OneSession, Session, SessionAct, SessionList};
+pub use store::{Backup, BackupDone, StoreProblem};
 pub use stream::StreamItem;
 
 /// The version of this protocol. A newer one is refused.
