@@ -30,6 +30,8 @@ const FALLBACKS: &str = "impresario_tool_fallbacks_total";
 const SERVERS: &str = "impresario_tool_servers";
 const SERVER_STARTS: &str = "impresario_tool_server_starts_total";
 const SERVER_DEATHS: &str = "impresario_tool_server_deaths_total";
+const APPROVALS_ASKED: &str = "impresario_approvals_asked_total";
+const APPROVALS_DECIDED: &str = "impresario_approvals_decided_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -227,6 +229,7 @@ impl Rejection {
 pub fn describe() {
     describe_gauges();
     describe_counters();
+    describe_tool_counters();
     describe_histograms();
 }
 
@@ -290,6 +293,7 @@ fn describe_counters() {
     );
 }
 
+/// What happens to tools and their calls.
 fn describe_tool_counters() {
     describe_counter!(
         TOOL_CALLS,
@@ -320,6 +324,16 @@ fn describe_tool_counters() {
         SERVER_DEATHS,
         Unit::Count,
         "MCP servers that died, by server"
+    );
+    describe_counter!(
+        APPROVALS_ASKED,
+        Unit::Count,
+        "questions to people about tool calls, by question"
+    );
+    describe_counter!(
+        APPROVALS_DECIDED,
+        Unit::Count,
+        "questions to people about tool calls that ended, by decision"
     );
 }
 
@@ -438,6 +452,16 @@ pub fn server_started(server: &str, result: &'static str) {
 /// Counts an MCP server that died.
 pub fn server_died(server: &str) {
     counter!(SERVER_DEATHS, "server" => server.to_owned()).increment(1);
+}
+
+/// Counts a question to a person about a tool call; `question` is `Question::name()`.
+pub fn approval_asked(question: &'static str) {
+    counter!(APPROVALS_ASKED, "question" => question).increment(1);
+}
+
+/// Counts the end of a question to a person; `decision` is `Decision::name()`.
+pub fn approval_decided(decision: &'static str) {
+    counter!(APPROVALS_DECIDED, "decision" => decision).increment(1);
 }
 
 /// Counts a worker that was started again.
@@ -572,6 +596,8 @@ mod tests {
         servers_running("s", 1);
         server_started("s", "ok");
         server_died("s");
+        approval_asked("run");
+        approval_decided("approved");
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

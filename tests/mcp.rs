@@ -398,7 +398,7 @@ async fn annotations_become_effect_classes_and_tell_what_destroys() {
             (effect, is_destructive)
         );
     }
-    assert_eq!(tools.effects()["fake__"], EffectClass::AtMostOnce);
+    assert_eq!(tools.rules()["fake__"].effect, EffectClass::AtMostOnce);
     tools.close().await;
 }
 
@@ -500,11 +500,11 @@ async fn a_tool_that_is_added_while_the_server_runs_is_offered_and_the_list_is_r
     let tools = play.toolbox(|_| {});
     within(tools.ready(None)).await;
     assert!(tools.get("fake__grown").is_none());
-    let (before, echo) = (tools.effects(), tools.host("fake__echo").unwrap());
+    let (before, echo) = (tools.rules(), tools.host("fake__echo").unwrap());
     assert_eq!(run(&tools, "fake__grow").await, ok("grown"));
     eventually(async || tools.get("fake__grown").is_some()).await;
     assert_eq!(run(&tools, "fake__grown").await, ok("I am new"));
-    assert_eq!(tools.effects().len(), before.len() + 1);
+    assert_eq!(tools.rules().len(), before.len() + 1);
     // Four notices came at once.
     assert_eq!(play.lines("lists").len(), 2);
     assert!(

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::Redactor;
 use crate::event::{
-    Attachment, Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall,
-    ToolResult, UserInput,
+    ApprovalDecision, ApprovalRequest, Attachment, Fact, Failure, FinishReason, LlmResponse,
+    RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -46,6 +46,15 @@ impl Redactor {
                     .map(|attachment| self.attachment(attachment))
                     .collect(),
                 ..result
+            }),
+            Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
+                reason: self.text(&request.reason),
+                ..request
+            }),
+            Fact::ApprovalDecided(decision) => Fact::ApprovalDecided(ApprovalDecision {
+                by: self.maybe(decision.by),
+                reason: self.maybe(decision.reason),
+                ..decision
             }),
             Fact::Error(failure) => Fact::Error(Failure {
                 message: self.text(&failure.message),

@@ -70,6 +70,8 @@ pub struct ToolInfo {
     pub timeout: Duration,
     /// JSON Schema of its arguments.
     pub parameters: serde_json::Value,
+    /// Why a person is asked before a session's call runs; `None` when nobody is.
+    pub asks: Option<String>,
     /// Where its breaker stands.
     pub breaker: BreakerInfo,
 }
@@ -185,18 +187,21 @@ fn tool_info(host: &Host) -> ToolInfo {
         effect: host.effect(),
         timeout: spec.timeout,
         parameters: spec.definition.parameters.clone(),
+        asks: host.rule().asks.clone(),
         breaker: host.breaker(),
     }
 }
 
 fn server_info(server: &Server) -> ToolInfo {
+    let rule = server.rule();
     ToolInfo {
         name: server.name().to_owned(),
         kind: "mcp_server".to_owned(),
         description: server.description(),
-        effect: server.effect(),
+        effect: rule.effect,
         timeout: server.timeout(),
         parameters: serde_json::Value::Object(serde_json::Map::new()),
+        asks: rule.asks,
         breaker: BreakerInfo::default(),
     }
 }

@@ -24,12 +24,13 @@ use crate::root::RootHandle;
 use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
-use crate::store::Summary;
+use crate::store::{Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
 
 pub use crate::admission::Gauge;
 pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
+pub use crate::turn::{Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use secrets::log_redactor;
@@ -102,7 +103,42 @@ impl Impresario {
         Ok(infos)
     }
 
-    /// Runs a tool once, outside any session. Arguments are JSON text; secrets are taken out of the
+    /// Sessions that wait for a person's answer about a tool call, newest first.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`].
+    pub async fn waiting(&self) -> Result<Vec<SessionInfo>, Fault> {
+        let mut found = self.0.shared.store.waiting().await?;
+        found.reverse();
+        let mut infos = Vec::with_capacity(found.len());
+        for (id, summary) in found {
+            infos.push(self.info_of(id, summary).await?);
+        }
+        Ok(infos)
+    }
+
+    /// Copies the store, while it is in use, into a new store in the directory `into`, which must be
+    /// empty or not exist. Each session is copied as it is durable when it is come to. Durable, and
+    /// checked whole, when this returns. Cancellation: the copy is finished all the same.
+    ///
+    /// # Errors
+    /// [`Code::InvalidParams`] for a directory that cannot be used, [`Code::StoreFailed`].
+    pub async fn backup(&self, into: PathBuf) -> Result<Copied, Fault> {
+        let shared = &self.0.shared;
+        let copied = shared.store.backup(into, shared.clock.now()).await;
+        copied.map_err(|error| {
+            let code = match &error {
+                CopyError::NotEmpty(_) | CopyError::Directory { .. } => Code::InvalidParams,
+                CopyError::Open(_) | CopyError::Unsound { .. } | CopyError::Engine(_) => {
+                    Code::StoreFailed
+                }
+            };
+            Fault::new(code, error.to_string())
+        })
+    }
+
+    /// Runs a tool once, outside any session. Nobody is asked whether it may: whoever calls this
+    /// has decided it. Arguments are JSON text; secrets are taken out of the
     /// result.
     /// Cancellation: dropping the future ends the tool.
     ///
@@ -244,6 +280,10 @@ impl Impresario {
     /// read, and one that was recovered too often without progress is left aside.
     async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
         let store = &self.0.shared.store;
+        for (id, summary) in store.waiting().await? {
+            let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
+            self.0.shared.alarms.set(id, ends.min());
+        }
         let found = store.unfinished().await?;
         let ids: Vec<_> = found.iter().map(|found| found.session).collect();
         if ids.is_empty() {

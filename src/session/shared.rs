@@ -3,19 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
 use crate::context::ToolDefinition;
-use crate::event::{EffectClass, Usage};
+use crate::event::{Timestamp, Usage};
+use crate::id::SessionId;
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::settings::{LimitSettings, SessionSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::Rules;
+use crate::turn::{Rules, ToolRule};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -42,6 +43,38 @@ pub struct Shared {
     pub phase: Phase,
     /// How many there are.
     pub census: Census,
+    /// When sessions that wait for a person are looked at again.
+    pub alarms: Alarms,
+}
+
+/// When sessions have to be awake, whether they sleep until then or not: at most one time for each.
+#[derive(Debug, Default)]
+pub struct Alarms(Mutex<BTreeMap<SessionId, Timestamp>>);
+
+impl Alarms {
+    /// This session has to be awake at this time, and at no other; `None` takes that back.
+    pub fn set(&self, session: SessionId, at: Option<Timestamp>) {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match at {
+            Some(at) => alarms.insert(session, at),
+            None => alarms.remove(&session),
+        };
+    }
+
+    /// Those whose time has come. Each is given once.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Vec<SessionId> {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due: Vec<_> = alarms
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in &due {
+            alarms.remove(session);
+        }
+        due
+    }
 }
 
 /// How many there are of what has no limit. For people and metrics.
@@ -134,7 +167,7 @@ pub struct Agent {
 struct KnownTools {
     generation: u64,
     definitions: Arc<Vec<ToolDefinition>>,
-    effects: Arc<BTreeMap<String, EffectClass>>,
+    rules: Arc<BTreeMap<String, ToolRule>>,
 }
 
 impl KnownTools {
@@ -145,7 +178,7 @@ impl KnownTools {
         Self {
             generation,
             definitions: Arc::new(definitions.collect()),
-            effects: Arc::new(tools.effects()),
+            rules: Arc::new(tools.rules()),
         }
     }
 }
@@ -238,12 +271,6 @@ impl Agent {
         Arc::clone(&self.known().definitions)
     }
 
-    /// What a crash in a call of each tool means. See [`Toolbox::effects`].
-    #[must_use]
-    pub fn effects(&self) -> Arc<BTreeMap<String, EffectClass>> {
-        Arc::clone(&self.known().effects)
-    }
-
     fn known(&self) -> Arc<KnownTools> {
         let known = Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner));
         if known.generation == self.tools.generation() {
@@ -262,7 +289,7 @@ impl Agent {
             max_steps: settings.max_steps,
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
-            effects: self.effects(),
+            tools: Arc::clone(&self.known().rules),
         }
     }
 }

@@ -3,11 +3,13 @@
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
 
+mod approval;
 pub(crate) mod cycle;
 mod environment;
 mod load;
 mod mcp;
 mod model;
+mod outside;
 mod paths;
 mod problems;
 mod sandbox;
@@ -20,12 +22,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EffectClass;
 
+pub use approval::{ApprovalMode, OnUnknown};
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
 pub use mcp::Scope;
 pub(crate) use mcp::server_name_fault;
 pub use model::{ModelSettings, PriceSettings, Provider};
+pub use outside::{LogFormat, LogSettings, MetricSettings, RedactionSettings};
 pub use paths::NoHome;
 pub use problems::Problem;
 pub use sandbox::SandboxLevel;
@@ -148,49 +152,6 @@ pub struct ControlSettings {
     pub frame_timeout_ms: u64,
 }
 
-/// `[metrics]`: what Prometheus sees.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MetricSettings {
-    /// Whether metrics are served.
-    pub enabled: bool,
-    /// Where; port 0 takes any free one.
-    pub listen: std::net::SocketAddr,
-}
-
-/// `[log]`: what the log shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSettings {
-    /// A filter as of `tracing`: `info`, `info,impresario=debug`.
-    pub filter: String,
-    /// Text for people, JSON for machines.
-    pub format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
-}
-
-/// `[redaction]`: what is kept out of events, streams and logs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedactionSettings {
-    /// Whether anything is.
-    pub enabled: bool,
-    /// Environment variables whose values are secret, besides those that models and tools get.
-    pub values_env: Vec<String>,
-    /// Regular expressions of further secrets, matched within words.
-    pub patterns: Vec<String>,
-}
-
 /// `[stop]`: how the daemon stops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -253,6 +214,12 @@ pub struct ToolSettings {
     pub cache_entries: u64,
     /// So many runs at once in the whole daemon.
     pub max_at_once: Option<usize>,
+    /// When a person is asked before a session's call runs.
+    pub approval: ApprovalMode,
+    /// Without an answer by then the call is not run; 0 waits for ever.
+    pub approval_expires_ms: u64,
+    /// What is done about a call that may not run twice and whose outcome is unknown.
+    pub on_unknown: OnUnknown,
     /// `chain`, `parallel`: the tools that it calls.
     pub steps: Vec<StepSettings>,
     /// `parallel`: so many of them at once.
@@ -397,34 +364,6 @@ impl Default for ControlSettings {
     }
 }
 
-impl Default for MetricSettings {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9464)),
-        }
-    }
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::Text,
-        }
-    }
-}
-
-impl Default for RedactionSettings {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            values_env: Vec::new(),
-            patterns: Vec::new(),
-        }
-    }
-}
-
 impl Default for StopSettings {
     fn default() -> Self {
         Self { grace_ms: 30_000 }
@@ -457,6 +396,9 @@ impl Default for ToolSettings {
             cache_ttl_ms: None,
             cache_entries: 1_000,
             max_at_once: None,
+            approval: ApprovalMode::Never,
+            approval_expires_ms: 24 * 60 * 60 * 1_000,
+            on_unknown: OnUnknown::Tell,
             steps: Vec::new(),
             steps_at_once: 8,
             method: "GET".to_owned(),

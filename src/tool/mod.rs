@@ -15,6 +15,7 @@ pub mod http;
 pub mod mcp;
 pub mod parallel;
 mod process;
+mod rule;
 pub mod shim;
 pub mod template;
 mod toolbox;
@@ -185,17 +186,22 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
         "rust"
     }
 
-    /// Whether a call may destroy or change what was there before; decides which calls a person is
-    /// asked about.
-    fn is_destructive(&self) -> bool {
-        self.spec().effect != EffectClass::Pure
-    }
-
     /// Runs the tool once. The text goes to the model.
     ///
     /// # Errors
     /// [`ToolError::Failed`] is an answer; [`ToolError::Died`] is not, and may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
+
+    /// Whether a call may change something outside, for `approval = "destructive"`.
+    fn is_destructive(&self) -> bool {
+        self.spec().effect != EffectClass::Pure
+    }
+
+    /// Changes when the tool is set up to do something else, so that an approval of a call does not
+    /// survive that. What its definition says counts anyway.
+    fn identity(&self) -> String {
+        String::new()
+    }
 
     /// Names of the tools that this one calls in turn.
     fn members(&self) -> Vec<String> {

@@ -20,7 +20,9 @@ use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
 use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
 use crate::tool::mcp::{Selected, Server};
+use crate::tool::rule::{Cared, OfServers, rule};
 use crate::tool::{Invocation, OutputSink, Tool};
+use crate::turn::ToolRule;
 
 /// The tools of a company, by name. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -99,7 +101,7 @@ impl Toolbox {
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ToolboxError> {
         let servers: Vec<_> = servers.into_iter().map(Selected::whole).collect();
-        let tools: BTreeMap<String, _> = tools
+        let tools: Cared = tools
             .into_iter()
             .map(|(tool, care)| (tool.spec().definition.name.clone(), (tool, care)))
             .collect();
@@ -109,24 +111,21 @@ impl Toolbox {
             .collect();
         add_servers(&mut ways, &servers);
         check_ways(&ways)?;
-        let mut own: BTreeMap<_, _> = tools
-            .iter()
-            .map(|(name, (tool, _))| (name.clone(), tool.spec().effect))
-            .collect();
-        own.extend(servers.iter().map(|it| (it.node(), it.server.effect())));
+        let of_servers = servers.iter().map(|it| (it.node(), it.server.rule()));
+        let of_servers: OfServers = of_servers.collect();
         for it in &servers {
             let others = ways.get(&it.node()).into_iter().flatten();
-            let floor = others.map(|other| weakest(other, &own, &ways)).max();
-            it.server.join(floor.unwrap_or(EffectClass::Pure), clock);
+            let members = others.map(|it| (it.clone(), rule(it, &tools, &of_servers, &ways)));
+            it.server.join(members.collect(), clock);
         }
         let mut hosts = Hosts::new();
-        for (name, (tool, care)) in tools {
-            let effect = weakest(&name, &own, &ways);
-            if care.cache.is_some() && effect != EffectClass::Pure {
-                return Err(ToolboxError::CacheOfEffects(name));
+        for (name, (tool, care)) in &tools {
+            let rule = rule(name, &tools, &of_servers, &ways);
+            if care.cache.is_some() && rule.effect != EffectClass::Pure {
+                return Err(ToolboxError::CacheOfEffects(name.clone()));
             }
-            let host = Host::new(tool, effect, care, Arc::clone(clock));
-            hosts.insert(name, Arc::new(host));
+            let host = Host::new(Arc::clone(tool), rule, care.clone(), Arc::clone(clock));
+            hosts.insert(name.clone(), Arc::new(host));
         }
         let all = Arc::new(hosts);
         let servers = Arc::new(servers);
@@ -207,17 +206,16 @@ impl Toolbox {
         self.servers().map(|server| server.generation()).sum()
     }
 
-    /// What a crash in a call of each tool means; under `server__`, what it means for a tool that
-    /// the server has not listed.
+    /// What sessions have to know of each tool; under `server__`, of one that the server has not
+    /// listed.
     #[must_use]
-    pub fn effects(&self) -> BTreeMap<String, EffectClass> {
-        let mut effects = BTreeMap::new();
-        for it in self.seen_servers.iter() {
-            effects.insert(format!("{}__", it.server.name()), it.server.effect());
-        }
+    pub fn rules(&self) -> BTreeMap<String, ToolRule> {
+        let servers = self.seen_servers.iter();
+        let servers = servers.map(|it| (it.node(), it.server.rule()));
         let hosts = self.hosts().into_iter();
-        effects.extend(hosts.map(|(name, host)| (name, host.effect())));
-        effects
+        servers
+            .chain(hosts.map(|(name, host)| (name, host.rule().clone())))
+            .collect()
     }
 
     /// Sees to it that every server has been listed once, for this session. Does not fail: one that
@@ -277,7 +275,13 @@ impl Toolbox {
             .and_then(|host| Ok((host.arguments(&call.arguments)?, host)));
         let (arguments, host) = match checked {
             Ok(checked) => checked,
-            Err(fault) => return RunEnd::Done(Outcome::Error, fault),
+            Err(fault) => {
+                let otherwise = RunEnd::Done(Outcome::Error, fault);
+                if self.absent(&call.tool).is_none() {
+                    return otherwise;
+                }
+                return self.stand_in(call, otherwise).await;
+            }
         };
         let tried = host
             .attempt(invocation(call, arguments), &self.everything())
@@ -303,12 +307,11 @@ impl Toolbox {
     /// What stands in for the tool, or `otherwise`, with a note when that failed as well.
     /// Cancellation: dropping the future ends it.
     pub async fn stand_in(&self, call: &Call, otherwise: RunEnd) -> RunEnd {
-        let host = self.host(&call.tool);
-        let answer = match host.as_ref().and_then(|host| host.fallback()) {
+        let answer = match self.fallback(&call.tool) {
             None => return otherwise,
-            Some(Fallback::Text(text)) => Ok(text.clone()),
+            Some(Fallback::Text(text)) => Ok(text),
             Some(Fallback::Tool(name)) => {
-                let asked = AssertUnwindSafe(self.ask(name, call)).catch_unwind().await;
+                let asked = AssertUnwindSafe(self.ask(&name, call)).catch_unwind().await;
                 asked.unwrap_or_else(|_panic| Err(format!("the tool '{name}' crashed")))
             }
         };
@@ -326,6 +329,15 @@ impl Toolbox {
                 }
             }
         }
+    }
+
+    /// What stands in for the tool with this name, or for all of a server that has not listed it.
+    fn fallback(&self, name: &str) -> Option<Fallback> {
+        if let Some(host) = self.host(name) {
+            return host.fallback().cloned();
+        }
+        let mut servers = self.seen_servers.iter();
+        servers.find(|it| it.may_have(name))?.server.fallback()
     }
 
     /// A whole call without restarts: one run, and what stands in when it died. A panic of the
@@ -431,14 +443,4 @@ fn check_ways(ways: &Ways) -> Result<(), ToolboxError> {
         }
     }
     cycle(ways).map_or(Ok(()), |names| Err(ToolboxError::Cycle(names.join(" → "))))
-}
-
-/// The weakest promise among a tool and all that it may lead to. The ways have no cycle.
-fn weakest(name: &str, own: &BTreeMap<String, EffectClass>, ways: &Ways) -> EffectClass {
-    let others = ways.get(name).into_iter().flatten();
-    others
-        .map(|other| weakest(other, own, ways))
-        .chain(own.get(name).copied())
-        .max()
-        .unwrap_or_default()
 }

@@ -32,7 +32,8 @@ use crate::restart::RestartPolicy;
 use crate::settings::Scope;
 use crate::tool::host::{Care, Fallback, Host};
 use crate::tool::toolbox::Hosts;
-use crate::tool::{Invocation, Tool, ToolError, ToolSpec};
+use crate::tool::{Invocation, Tool, ToolError, ToolSpec, rule};
+use crate::turn::ToolRule;
 use keeper::{Patience, Slots};
 use listed::Listed;
 use way::Way;
@@ -83,8 +84,8 @@ pub struct Server {
 /// What a server learns when it comes into a toolbox.
 #[derive(Debug)]
 struct Joined {
-    /// The weakest promise of what stands in for its tools.
-    floor: EffectClass,
+    /// What stands in for its tools, and what sessions have to know of that.
+    members: Vec<(String, ToolRule)>,
     clock: Arc<dyn Clock>,
 }
 
@@ -158,10 +159,19 @@ impl Server {
         self.spec.timeout
     }
 
-    /// What a crash in a call means for a tool that says nothing.
-    #[must_use]
-    pub fn effect(&self) -> EffectClass {
-        self.spec.effect.unwrap_or_default().max(self.floor())
+    /// What sessions have to know of a tool that it has not listed: what the worst of its tools may
+    /// do.
+    pub(crate) fn rule(&self) -> ToolRule {
+        let care = &self.spec.care;
+        let effect = self.spec.effect.unwrap_or(EffectClass::AtMostOnce);
+        let own = ToolRule {
+            effect,
+            asks: rule::asks(care.approval, || effect != EffectClass::Pure),
+            expires_after: care.expires_after,
+            on_unknown: care.on_unknown,
+            identity: String::new(),
+        };
+        rule::combined(own, &self.members())
     }
 
     /// Changes whenever the list of its tools does.
@@ -182,11 +192,16 @@ impl Server {
         }
     }
 
-    /// Comes into a toolbox.
-    pub(super) fn join(&self, floor: EffectClass, clock: &Arc<dyn Clock>) {
+    /// What stands in for its tools.
+    pub(super) fn fallback(&self) -> Option<Fallback> {
+        self.spec.care.fallback.clone()
+    }
+
+    /// Comes into a toolbox, with what stands in for its tools.
+    pub(super) fn join(&self, members: Vec<(String, ToolRule)>, clock: &Arc<dyn Clock>) {
         let clock = Arc::clone(clock);
         // The first toolbox is that of the company; others, in tests, are not asked.
-        let _joined_before = self.joined.set(Joined { floor, clock });
+        let _joined_before = self.joined.set(Joined { members, clock });
     }
 
     /// Sees to it that it has been listed once. Does not fail: one that does not start has no tools
@@ -266,15 +281,16 @@ impl Server {
 
     fn host(&self, tool: Listed) -> (Arc<Listed>, Arc<Host>) {
         let tool = Arc::new(tool);
-        let effect = tool.spec.effect.max(self.floor());
-        let mut care = self.spec.care.clone();
-        // Only the answers of a pure tool can be kept.
-        care.cache = care.cache.filter(|_| effect == EffectClass::Pure);
         let ours = McpTool {
             tool: Arc::clone(&tool),
             server: Weak::clone(&self.myself),
+            identity: format!("{} of {}", tool.own, self.way.identity()),
         };
-        let host = Host::new(Arc::new(ours), effect, care, self.clock());
+        let mut care = self.spec.care.clone();
+        let rule = rule::combined(rule::own_rule(&ours, &care), &self.members());
+        // Only the answers of a pure tool can be kept.
+        care.cache = care.cache.filter(|_| rule.effect == EffectClass::Pure);
+        let host = Host::new(Arc::new(ours), rule, care, self.clock());
         (tool, Arc::new(host))
     }
 
@@ -282,13 +298,14 @@ impl Server {
         Arc::clone(&self.listing.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn floor(&self) -> EffectClass {
-        self.joined.get().map_or(EffectClass::Pure, |it| it.floor)
+    fn members(&self) -> Vec<(String, ToolRule)> {
+        let joined = self.joined.get();
+        joined.map(|it| it.members.clone()).unwrap_or_default()
     }
 
     fn clock(&self) -> Arc<dyn Clock> {
         let joined = self.joined.get_or_init(|| Joined {
-            floor: EffectClass::Pure,
+            members: Vec::new(),
             clock: Arc::new(SystemClock::new()),
         });
         Arc::clone(&joined.clock)
@@ -305,6 +322,7 @@ struct McpTool {
     tool: Arc<Listed>,
     /// Weak, because the server holds its tools.
     server: Weak<Server>,
+    identity: String,
 }
 
 impl Tool for McpTool {
@@ -318,6 +336,10 @@ impl Tool for McpTool {
 
     fn is_destructive(&self) -> bool {
         self.tool.is_destructive
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>> {

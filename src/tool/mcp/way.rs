@@ -60,6 +60,14 @@ pub(super) struct Greeted {
 }
 
 impl Way {
+    /// Another text for a server that is set up in another way. Secrets do not show.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Program(program) => format!("{:?} in {:?}", program.argv, program.workdir),
+            Self::Http(address) => address.url.to_string(),
+        }
+    }
+
     /// Reaches the server and greets it. `ends` is told how its wire ends.
     ///
     /// # Errors
