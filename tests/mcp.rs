@@ -22,11 +22,15 @@ use std::time::Duration;
 use impresario::breaker::BreakerState;
 use impresario::chunk::{Channel, Item};
 use impresario::clock::{Clock, SystemClock};
+use impresario::context::ToolDefinition;
 use impresario::event::{AttachmentKind, EffectClass, Fact, Outcome};
 use impresario::id::SessionId;
-use impresario::settings::{HeaderSettings, Scope, ToolKind, ToolSettings};
+use impresario::runtime::{Ruling, Verdict};
+use impresario::settings::{ApprovalMode, HeaderSettings, Scope, ToolKind, ToolSettings};
+use impresario::store::MemoryStore;
+use impresario::tool::chain::Chain;
 use impresario::tool::mcp::{Server, server};
-use impresario::tool::{Call, OutputSink, RunEnd, Toolbox};
+use impresario::tool::{Call, Care, OutputSink, RunEnd, Tool, ToolSpec, Toolbox, ToolboxError};
 use impresario::{Agent, Impresario};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -954,4 +958,167 @@ async fn parent_that_is_killed() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let tools = Toolbox::with_servers([], [server], &clock).unwrap();
     run(&tools, "fake__wait").await;
+}
+
+/// The number of the call that a person is asked about.
+async fn question(stream: &mut impresario::runtime::ChunkStream) -> impresario::id::Seq {
+    let chunks = until(stream, |fact| matches!(fact, Fact::ApprovalRequested(_))).await;
+    let asked = chunks.iter().filter_map(event).next_back().unwrap();
+    let Fact::ApprovalRequested(request) = asked.fact else {
+        panic!("{asked:?} is no question");
+    };
+    request.of
+}
+
+fn approve(of: impresario::id::Seq) -> Verdict {
+    Verdict {
+        of: Some(of),
+        digest: None,
+        ruling: Ruling::Approve,
+        by: None,
+        reason: None,
+    }
+}
+
+#[tokio::test]
+async fn a_person_is_asked_about_what_destroys_and_not_about_what_reads() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![
+            Act::Call("fake__echo", "{}".to_owned()),
+            Act::Call("fake__fail", "{}".to_owned()),
+        ],
+        _ => vec![say("done")],
+    });
+    let company = play
+        .company_of(&model, |settings| {
+            settings.approval = ApprovalMode::Destructive
+        })
+        .await;
+    let session = company.session("actor").create().await.unwrap();
+    let mut stream = reader(&session).await;
+    session.say("go").await.unwrap();
+    let asked = question(&mut stream).await;
+    eventually(async || play.lines("calls") == ["echo"]).await;
+    session.rule(approve(asked)).await.unwrap();
+    until(&mut stream, is_end).await;
+    assert_eq!(play.lines("calls"), ["echo", "fail"]);
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_is_approved_after_a_restart_before_its_server_was_needed_again() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![Act::Call("fake__echo", r#"{"text": "hi"}"#.to_owned())],
+        _ => vec![say("done")],
+    });
+    let stage = Stage::new(&model, &[]);
+    let start = async |store: &Arc<MemoryStore>| {
+        let server = play.server(|settings| settings.approval = ApprovalMode::Always);
+        let agent = Agent::new("actor").model("puppet").tools(["fake"]);
+        stage
+            .builder()
+            .event_store(Arc::<MemoryStore>::clone(store))
+            .server(server)
+            .agent(agent)
+            .start()
+            .await
+            .unwrap()
+    };
+    let store = Arc::new(MemoryStore::new());
+    let company = start(&store).await;
+    let session = company.session("actor").create().await.unwrap();
+    let mut stream = reader(&session).await;
+    session.say("go").await.unwrap();
+    let asked = question(&mut stream).await;
+    company.stop(Duration::from_secs(20)).await.unwrap();
+    let company = start(&Arc::new(store.after_power_cut())).await;
+    let session = company.open(session.id());
+    assert_eq!(play.starts(), 1);
+    session.rule(approve(asked)).await.unwrap();
+    let mut stream = reader(&session).await;
+    let chunks = until(&mut stream, is_end).await;
+    assert_eq!(
+        results(&events(&chunks)),
+        [(Outcome::Ok, 1, "hi".to_owned())]
+    );
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_chain_calls_a_servers_tool_and_asks_as_the_server_does() {
+    let play = Play::new();
+    let spec = |name: &str| ToolSpec {
+        definition: ToolDefinition {
+            name: name.to_owned(),
+            description: String::new(),
+            parameters: json!({"type": "object"}),
+        },
+        effect: EffectClass::Pure,
+        timeout: Duration::from_secs(20),
+        restart: impresario::restart::RestartPolicy::default(),
+        max_output_bytes: 1_000,
+    };
+    let chain = |name: &str, tool: &str| -> (Arc<dyn Tool>, Care) {
+        let chain = Chain::new(spec(name), [(tool.to_owned(), None)]).unwrap();
+        (Arc::new(chain), Care::default())
+    };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let server = play.server(|settings| settings.approval = ApprovalMode::Always);
+    let chains = [chain("twice", "fake__echo")];
+    let tools = Toolbox::with_servers(chains, [server], &clock).unwrap();
+    let rule = tools.rules()["twice"].clone();
+    assert_eq!(rule.effect, EffectClass::AtMostOnce);
+    assert!(rule.asks.unwrap().contains("'fake__'"));
+    let call = calling("twice", &json!({"text": "hi"}));
+    assert_eq!(within(tools.run(&call)).await, ok("hi"));
+    tools.close().await;
+
+    let unknown = Toolbox::with_servers([chain("twice", "other__echo")], [], &clock);
+    assert!(matches!(unknown, Err(ToolboxError::Unknown { .. })));
+    let back = play.server(|settings| settings.fallback_tool = Some("twice".to_owned()));
+    let round = Toolbox::with_servers([chain("twice", "fake__echo")], [back], &clock);
+    assert!(matches!(round, Err(ToolboxError::Cycle(_))));
+}
+
+#[tokio::test]
+async fn something_stands_in_for_a_server_that_does_not_start() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| {
+        settings.command = vec!["/no/such/server".to_owned()];
+        settings.fallback_text = Some("later".to_owned());
+    });
+    let expected = RunEnd::Done(Outcome::Fallback, "later".to_owned());
+    assert_eq!(run(&tools, "fake__echo").await, expected);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn the_answers_of_pure_tools_are_kept_and_those_of_others_are_not() {
+    let play = Play::new();
+    let tools = play.toolbox(|settings| settings.cache_ttl_ms = Some(60_000));
+    for _ in 0..2 {
+        run(&tools, "fake__pid").await;
+        run(&tools, "fake__fail").await;
+    }
+    assert_eq!(play.lines("calls"), ["pid", "fail", "fail"]);
+    tools.close().await;
+}
+
+#[tokio::test]
+async fn a_server_that_reads_nothing_any_more_holds_up_nobody_and_is_ended() {
+    let play = Play::new();
+    let mut witness = Witness::new(play.path());
+    let deaf = play.settings("deaf").command;
+    let tools = play.toolbox(|settings| {
+        settings.command = deaf;
+        settings.timeout_ms = 300;
+    });
+    // More than pipes and sockets hold.
+    let call = calling("fake__echo", &json!({ "text": "x".repeat(4 << 20) }));
+    let end = within(tools.run(&call)).await;
+    assert!(matches!(end, RunEnd::Died(Outcome::Timeout, _)), "{end:?}");
+    within(tools.close()).await;
+    assert_eq!(witness.all_gone().await, ["started"]);
 }

@@ -313,3 +313,90 @@ fn a_pattern_of_secrets_that_is_none_is_said_with_its_key() {
         assert!(found[0].says.contains(says), "{found:?}");
     }
 }
+
+#[test]
+fn a_server_of_tools_that_cannot_work_is_said_with_its_key() {
+    let table = [
+        ("", "tools.s.command", "needs a program"),
+        (
+            "command = ['s']\nurl = 'http://example.org/'",
+            "tools.s.url",
+            "not both",
+        ),
+        ("url = 'example.org'", "tools.s.url", "http://"),
+        (
+            "command = ['s']\nparameters = { type = 'object' }",
+            "tools.s.parameters",
+            "bring their own",
+        ),
+        (
+            "command = ['s']\ntimeout_ms = 700000",
+            "tools.s.total_timeout_ms",
+            "at least 700000",
+        ),
+        (
+            "command = ['s']\nmax_servers = 0",
+            "tools.s.max_servers",
+            "at least 1",
+        ),
+        ("command = ['s']\nscope = 'mine'", "tools.s.scope", "mine"),
+        (
+            "command = ['s']\nread = ['/srv']",
+            "tools.s.read",
+            "sandbox",
+        ),
+    ];
+    for (lines, key, says) in table {
+        let found = problems(&format!("[tools.s]\nkind = 'mcp'\n{lines}"));
+        assert_eq!(found.len(), 1, "{lines}: {found:?}");
+        assert_eq!(found[0].key, key);
+        assert!(found[0].says.contains(says), "{found:?}");
+    }
+    for name in ["a__b", "a_", "a234567890123456789012345678901234"] {
+        let found = problems(&format!("[tools.{name}]\nkind = 'mcp'\ncommand = ['s']"));
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert!(found[0].says.contains("NAME__TOOL"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_server_and_its_tools_are_named_where_tools_are() {
+    let server = "[tools.s]\nkind = 'mcp'\ncommand = ['s']\n";
+    let fine = [
+        "[agents.a]\nmodel = 'offline'\ntools = ['s', 'time']",
+        "[agents.a]\nmodel = 'offline'\ntools = ['s__one', 's__two']",
+        "[tools.c]\nkind = 'chain'\ndescription = 'c'\nsteps = [{ tool = 's__one' }]",
+        "[tools.calc]\nkind = 'builtin'\nfallback_tool = 's__one'",
+    ];
+    for lines in fine {
+        let settings = read(&format!("{server}{lines}"), &[], &[]);
+        assert!(settings.is_ok(), "{lines}: {settings:?}");
+    }
+    let wrong = [
+        (
+            "[agents.a]\nmodel = 'offline'\ntools = ['t__one']",
+            "agents.a.tools",
+        ),
+        (
+            "[agents.a]\nmodel = 'offline'\ntools = ['s__']",
+            "agents.a.tools",
+        ),
+        (
+            "[tools.c]\nkind = 'chain'\ndescription = 'c'\nsteps = [{ tool = 's' }]",
+            "tools.c.steps",
+        ),
+        (
+            "[tools.s__one]\nkind = 'command'\ncommand = ['x']\ndescription = 'x'",
+            "tools.s__one.kind",
+        ),
+        (
+            "fallback_tool = 'c'\n[tools.c]\nkind = 'chain'\ndescription = 'c'\nsteps = [{ tool = 's__one' }]",
+            "tools.c.steps",
+        ),
+    ];
+    for (lines, key) in wrong {
+        let found = problems(&format!("{server}{lines}"));
+        assert_eq!(found.len(), 1, "{lines}: {found:?}");
+        assert_eq!(found[0].key, key, "{lines}: {found:?}");
+    }
+}

@@ -38,15 +38,7 @@ impl Redactor {
                 arguments: self.text(&call.arguments),
                 ..call
             }),
-            Fact::ToolResult(result) => Fact::ToolResult(ToolResult {
-                content: self.text(&result.content),
-                attachments: result
-                    .attachments
-                    .into_iter()
-                    .map(|attachment| self.attachment(attachment))
-                    .collect(),
-                ..result
-            }),
+            Fact::ToolResult(result) => Fact::ToolResult(self.result(result)),
             Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
                 reason: self.text(&request.reason),
                 ..request
@@ -119,6 +111,15 @@ impl Redactor {
                 | FinishReason::ContentFilter) => known,
             },
             ..response
+        }
+    }
+
+    fn result(&self, result: ToolResult) -> ToolResult {
+        let attachments = result.attachments.into_iter();
+        ToolResult {
+            content: self.text(&result.content),
+            attachments: attachments.map(|it| self.attachment(it)).collect(),
+            ..result
         }
     }
 

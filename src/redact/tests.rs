@@ -357,3 +357,42 @@ proptest! {
         prop_assert_eq!(pieces, redactor.redact(&text));
     }
 }
+
+#[test]
+fn an_attachment_that_holds_a_secret_is_left_out_and_others_stay_as_they_are() {
+    use crate::event::{Attachment, AttachmentKind, Fact, Outcome, ToolResult};
+
+    // "correct horse\"battery/staple+9?" and "a picture", in base64.
+    let secret = "Y29ycmVjdCBob3JzZSJiYXR0ZXJ5L3N0YXBsZSs5Pw==";
+    let attachment = |data: &str| Attachment {
+        kind: AttachmentKind::Image,
+        mime: Some("image/png".to_owned()),
+        uri: Some(format!("demo://{VALUE}")),
+        data: Some(data.to_owned()),
+        bytes: 9,
+    };
+    let fact = Fact::ToolResult(ToolResult {
+        of: crate::id::Seq::new(1),
+        outcome: Outcome::Ok,
+        content: String::new(),
+        attempts: 1,
+        duration_ms: 1,
+        sandbox: None,
+        attachments: vec![attachment(secret), attachment("YSBwaWN0dXJl")],
+    });
+    let Fact::ToolResult(result) = everything().fact(fact) else {
+        panic!("a result stays a result");
+    };
+    let data: Vec<_> = result
+        .attachments
+        .iter()
+        .map(|it| it.data.as_deref())
+        .collect();
+    assert_eq!(data, [None, Some("YSBwaWN0dXJl")]);
+    assert!(
+        result
+            .attachments
+            .iter()
+            .all(|it| !it.uri.as_ref().unwrap().contains(VALUE))
+    );
+}

@@ -123,6 +123,10 @@ impl Settings {
         let names: Vec<_> = names.cloned().collect();
         for (name, tool) in &self.tools {
             let mut faults = below(found, "tools", name);
+            if self.may_be_of_server(name) {
+                let says = "this is the name of a tool of the server before the `__`; rename it";
+                faults.say("kind", says.to_owned());
+            }
             let steps = tool.steps.iter().map(|step| ("steps", &step.tool));
             let fallback = tool.fallback_tool.iter().map(|it| ("fallback_tool", it));
             for (key, other) in steps.chain(fallback) {
