@@ -5,6 +5,7 @@
 //! between the sessions of each. A tenant may have a number of its own.
 
 mod fair;
+mod why;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::id::SessionId;
 use crate::metric;
 use fair::Fair;
+pub use why::Wait;
 
 /// Who wants a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,23 +116,6 @@ pub struct Gauge {
     pub waiting: usize,
 }
 
-/// Why somebody waits in a lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// The setting that says how many places there are.
-    pub setting: &'static str,
-    /// How full the lane is.
-    pub gauge: Gauge,
-    /// So many come first, if nobody else comes.
-    pub ahead: usize,
-    /// For how long already.
-    pub since: Duration,
-    /// Places that its tenant has, and may have where that is limited.
-    pub of_tenant: (usize, Option<usize>),
-    /// Who has places, longest first: the first few.
-    pub holders: Vec<(Claim, Duration)>,
-}
-
 /// A number of places. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lane(Arc<Inner>);
@@ -182,8 +167,6 @@ type Grant = (oneshot::Sender<Place>, Place);
 const RETRY_AT_LEAST: Duration = Duration::from_millis(100);
 /// … or later.
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
-/// So many holders are named to whoever asks why something waits.
-const HOLDERS_NAMED: usize = 5;
 
 impl Lane {
     /// A lane with so many places, before which so many may wait.
@@ -272,37 +255,6 @@ impl Lane {
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         self.0.gauge(&self.0.state())
-    }
-
-    /// Why a session waits here; `None` when it does not.
-    #[must_use]
-    pub fn why(&self, session: SessionId) -> Option<Wait> {
-        let state = self.0.state();
-        let now = self.0.clock.elapsed();
-        let (ticket, waiter) = state
-            .waiters
-            .iter()
-            .filter(|(_, waiter)| waiter.claim.session == Some(session))
-            .min_by_key(|(ticket, _)| **ticket)?;
-        let tenant = &waiter.claim.tenant;
-        let limit = self.0.shares.of(tenant).limit;
-        let mut holders: Vec<_> = state.holders.values().collect();
-        holders.sort_by_key(|holder| holder.since);
-        Some(Wait {
-            setting: self.0.lane.label(),
-            gauge: self.0.gauge(&state),
-            ahead: self.0.ahead(&state, *ticket),
-            since: now.saturating_sub(waiter.since),
-            of_tenant: (
-                state.by_tenant.get(tenant).copied().unwrap_or(0),
-                Some(limit).filter(|limit| *limit < self.0.limit),
-            ),
-            holders: holders
-                .into_iter()
-                .take(HOLDERS_NAMED)
-                .map(|holder| (holder.claim.clone(), now.saturating_sub(holder.since)))
-                .collect(),
-        })
     }
 
     fn queue_up(&self, claim: &Claim) -> (Waiting, oneshot::Receiver<Place>) {
@@ -405,20 +357,6 @@ impl Inner {
             lane: Arc::clone(self),
             ticket,
         }
-    }
-
-    /// So many are served before this ticket, if nobody else comes and limits of tenants are left
-    /// out of account.
-    fn ahead(&self, state: &State, ticket: u64) -> usize {
-        let mut queue = state.queue.clone();
-        let mut ahead = 0;
-        while let Some(tenant) = queue.next(|_| true) {
-            match take_next(&mut queue, &tenant, &self.shares) {
-                Some(next) if next != ticket => ahead += 1,
-                Some(_) | None => break,
-            }
-        }
-        ahead
     }
 
     /// A place is free again.
