@@ -121,6 +121,8 @@ pub(super) enum Ask {
     },
     /// Show one session
     Show { session: String },
+    /// Say what a session does, what it waits for, and who holds that
+    Why { session: String },
     /// Cancel the running turn
     Cancel { session: String },
     /// Allow a tool call that waits for a person

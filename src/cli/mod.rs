@@ -12,6 +12,7 @@ mod printer;
 mod screen;
 mod store;
 mod talk;
+mod why;
 
 use std::io;
 use std::process::ExitCode;
@@ -192,6 +193,7 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
         Ask::Ls { limit, .. } => look::ls(client, screen, limit).await,
         Ask::Show { session } => look::show(client, screen, session).await,
+        Ask::Why { session } => why::why(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
         Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
         Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,

@@ -63,6 +63,7 @@ pub(super) async fn call(
         | Method::SessionGet
         | Method::SessionList
         | Method::SessionEvents
+        | Method::SessionWhy
         | Method::SessionCancel
         | Method::SessionApprove
         | Method::SessionClose

@@ -9,6 +9,7 @@ mod info;
 mod secrets;
 mod session;
 mod turn;
+mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::admission::Claim;
 use crate::event::{Outcome, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::SessionId;
@@ -27,8 +29,8 @@ use crate::stop::StopStep;
 use crate::store::{Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
 
-pub use crate::admission::Gauge;
-pub use crate::session::Accepted;
+pub use crate::admission::{Gauge, Wait};
+pub use crate::session::{Accepted, Effect};
 pub use crate::subscriber::OnSlow;
 pub use crate::turn::{Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
@@ -36,6 +38,7 @@ pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
+pub use why::Reason;
 
 /// The whole company of actors. Cheap to clone; all clones are the same company.
 ///
@@ -156,7 +159,7 @@ impl Impresario {
             .arguments(name, arguments)
             .map_err(|fault| Fault::new(Code::InvalidParams, fault))?;
         let lane = &self.0.shared.lanes.tool_workers;
-        let _place = lane.try_enter().map_err(overloaded)?;
+        let _place = lane.try_enter(&Claim::nobodys(None)).map_err(overloaded)?;
         let call = Call {
             tool: name.to_owned(),
             arguments: arguments.to_owned(),
@@ -329,7 +332,7 @@ impl Impresario {
             id,
             summary,
             live: facts.is_some(),
-            running: facts.is_some_and(|facts| facts.running_turn.is_some()),
+            running: facts.as_ref().is_some_and(|it| it.running_turn.is_some()),
             readers: facts.map_or(0, |facts| facts.readers),
             quarantine,
         })

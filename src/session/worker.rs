@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
 use super::shared::{Agent, Shared};
+use crate::admission::Claim;
 use crate::event::{Attachment, Outcome, Sandbox};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
@@ -81,6 +82,8 @@ impl Actor for Worker {
 /// A model call.
 pub(super) struct ModelWork {
     pub(super) of: Seq,
+    /// Who wants the places.
+    pub(super) claim: Claim,
     pub(super) model: Arc<dyn Model>,
     /// Without the tools, which are known when the agent's servers are.
     pub(super) request: Request,
@@ -103,7 +106,7 @@ impl ModelWork {
     pub(super) async fn run(mut self) {
         self.agent.tools.ready(Some(self.owner)).await;
         self.request.tools = self.agent.definitions();
-        let _place = self.shared.lanes.model_calls.enter().await;
+        let _place = self.shared.lanes.model_calls.enter(&self.claim).await;
         let begun = self.shared.clock.elapsed();
         let since = || self.shared.clock.elapsed().saturating_sub(begun);
         let mut first_piece = None;
@@ -146,6 +149,8 @@ fn cut_stream() -> ModelError {
 /// A tool call.
 pub(super) struct ToolWork {
     pub(super) id: SessionId,
+    /// Who wants the places.
+    pub(super) claim: Claim,
     pub(super) open: OpenCall,
     pub(super) tools: Toolbox,
     /// No run follows; how the last one ended, if something can stand in for the tool.
@@ -178,7 +183,7 @@ impl ToolWork {
         let Ok(_step) = Arc::clone(&self.step).acquire_owned().await else {
             return;
         };
-        let _place = self.shared.lanes.tool_workers.enter().await;
+        let _place = self.shared.lanes.tool_workers.enter(&self.claim).await;
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);
         let told = sink.listen();

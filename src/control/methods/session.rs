@@ -4,7 +4,7 @@ use crate::control::methods::{Answer, told, unknown};
 use crate::control::wire::{
     Approve, Cancelled, CreateSession, Decision, Done, ErrorObject, Event, EventPage, EventsOf,
     ListSessions, Method, OneSession, Request, SendInput, Sent, Session, SessionAct, SessionList,
-    rfc3339,
+    Why, rfc3339,
 };
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -27,6 +27,7 @@ pub(super) async fn of_sessions(
         Method::SessionGet => told(get(company, request.params()?).await),
         Method::SessionList => told(list(company, request.params()?).await),
         Method::SessionEvents => told(events(company, request.params()?).await),
+        Method::SessionWhy => told(why(company, request.params()?).await),
         Method::SessionCancel => told(cancel(company, request.params()?).await),
         Method::SessionApprove => told(approve(company, request.params()?).await),
         Method::SessionClose => told(close(company, request.params()?).await),
@@ -133,6 +134,13 @@ async fn events(company: &Impresario, params: EventsOf) -> Result<EventPage, Fau
         // The store ends a page early when it has become large.
         more: stored.last().is_some_and(|last| last.event().seq < head),
         events: events.collect(),
+    })
+}
+
+async fn why(company: &Impresario, params: OneSession) -> Result<Why, Fault> {
+    let reasons = company.open(session_id(&params.session)?).why().await?;
+    Ok(Why {
+        reasons: reasons.into_iter().map(Into::into).collect(),
     })
 }
 

@@ -33,6 +33,8 @@ pub enum Method {
     SessionList,
     /// [`EventsOf`] → [`EventPage`].
     SessionEvents,
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Why`](crate::control::wire::Why).
+    SessionWhy,
     /// [`OneSession`](crate::control::wire::OneSession) → [`Cancelled`](crate::control::wire::Cancelled).
     SessionCancel,
     /// [`Approve`](crate::control::wire::Approve) → [`Done`].
@@ -59,7 +61,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -71,6 +73,7 @@ impl Method {
         Self::SessionGet,
         Self::SessionList,
         Self::SessionEvents,
+        Self::SessionWhy,
         Self::SessionCancel,
         Self::SessionApprove,
         Self::SessionClose,
@@ -99,6 +102,7 @@ impl Method {
             Self::SessionGet => "session.get",
             Self::SessionList => "session.list",
             Self::SessionEvents => "session.events",
+            Self::SessionWhy => "session.why",
             Self::SessionCancel => "session.cancel",
             Self::SessionApprove => "session.approve",
             Self::SessionClose => "session.close",

@@ -12,6 +12,7 @@ mod schema;
 mod session;
 mod store;
 mod stream;
+mod why;
 
 pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
 pub use attachment::Attachment;
@@ -31,6 +32,7 @@ pub use schema::schema;
 pub use session::{Cancelled, ListSessions, OneSession, Session, SessionAct, SessionList};
 pub use store::{Backup, BackupDone, StoreProblem};
 pub use stream::StreamItem;
+pub use why::{PlaceHolder, Reason, Why};
 
 /// The version of this protocol. A newer one is refused.
 pub const PROTOCOL: u32 = 1;

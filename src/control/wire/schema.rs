@@ -10,7 +10,7 @@ use crate::control::wire::{
     LlmRequest, LlmResponse, Method, ModelList, Notification, OneSession, OneTool, PROTOCOL,
     Problem, Quarantined, Request, Response, SendInput, Sent, Session, SessionAct, SessionChange,
     SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer,
-    ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput,
+    ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why,
     WorkerRestarted,
 };
 
@@ -63,6 +63,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionGet => pair!(generator, OneSession, Session),
         Method::SessionList => pair!(generator, ListSessions, SessionList),
         Method::SessionEvents => pair!(generator, EventsOf, EventPage),
+        Method::SessionWhy => pair!(generator, OneSession, Why),
         Method::SessionCancel => pair!(generator, OneSession, Cancelled),
         Method::SessionApprove => pair!(generator, Approve, Done),
         Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
