@@ -1122,3 +1122,37 @@ async fn a_server_that_reads_nothing_any_more_holds_up_nobody_and_is_ended() {
     within(tools.close()).await;
     assert_eq!(witness.all_gone().await, ["started"]);
 }
+
+#[tokio::test]
+async fn a_call_that_a_restart_cut_off_runs_again_when_its_server_has_been_listed() {
+    let play = Play::new();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![Act::Call(
+            "fake__slow",
+            json!({"steps": 1, "pause": 1.0}).to_string(),
+        )],
+        _ => vec![say("done")],
+    });
+    let stage = Stage::new(&model, &[]);
+    let start = async |store: &Arc<MemoryStore>| {
+        let agent = Agent::new("actor").model("puppet").tools(["fake"]);
+        let builder = stage.builder();
+        let builder = builder.event_store(Arc::<MemoryStore>::clone(store));
+        let builder = builder.server(play.server(|_| {})).agent(agent);
+        builder.start().await.unwrap()
+    };
+    let store = Arc::new(MemoryStore::new());
+    let company = start(&store).await;
+    let session = company.session("actor").create().await.unwrap();
+    session.say("go").await.unwrap();
+    eventually(async || play.lines("calls").len() == 1).await;
+    let left = Arc::new(store.after_power_cut());
+    let id = session.id();
+    drop((session, company));
+    let company = start(&left).await;
+    let mut stream = reader(&company.open(id)).await;
+    let chunks = until(&mut stream, is_end).await;
+    let found = results(&events(&chunks));
+    assert_eq!(found, [(Outcome::Ok, 2, "worked".to_owned())]);
+    company.stop(Duration::from_secs(20)).await.unwrap();
+}

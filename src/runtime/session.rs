@@ -13,7 +13,7 @@ use crate::id::{Seq, SessionId};
 use crate::session::{Accepted, SessionError, SessionHandle};
 use crate::store::{PageLimit, StoreError, Stored, Summary};
 use crate::subscriber::{OnSlow, Source, SubscriberArgs};
-use crate::turn::{self, Verdict};
+use crate::turn::{self, Ruling, Verdict};
 
 /// A session that is about to begin.
 #[derive(Debug)]
@@ -303,7 +303,9 @@ impl Session {
     /// [`Code::Conflict`] when the verdict's digest is not what is asked, or the tool was set up
     /// anew meanwhile, [`Code::StoreFailed`].
     pub async fn rule(&self, verdict: Verdict) -> Result<(), Fault> {
-        self.know_tools().await?;
+        if verdict.ruling == Ruling::Approve {
+            self.know_tools().await?;
+        }
         self.carry_out(turn::Input::Rule(verdict)).await
     }
 

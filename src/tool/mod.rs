@@ -221,3 +221,31 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
         self.call(invocation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::AttachmentKind;
+
+    #[test]
+    fn attachments_are_kept_up_to_a_size_and_a_number_and_beyond_that_without_their_data() {
+        let of = |bytes: usize| Attachment {
+            kind: AttachmentKind::Image,
+            mime: None,
+            uri: None,
+            data: Some("A".repeat(bytes)),
+            bytes: 1,
+        };
+        let sink = OutputSink::none();
+        sink.listen()
+            .attach(vec![of(MAX_ATTACHED - 10), of(20), of(10)]);
+        let kept: Vec<_> = sink
+            .attachments()
+            .iter()
+            .map(|it| it.data.as_ref().map(String::len))
+            .collect();
+        assert_eq!(kept, [Some(MAX_ATTACHED - 10), None, Some(10)]);
+        sink.attach(vec![of(0); 2 * MAX_ATTACHMENTS]);
+        assert_eq!(sink.attachments().len(), MAX_ATTACHMENTS);
+    }
+}

@@ -44,6 +44,10 @@ impl Listed {
 /// The tools that are taken, by their full names. One whose schema cannot be used is left out: a
 /// provider might refuse the whole request for it.
 pub(super) fn listed(spec: &ServerSpec, tools: &[rmcp::model::Tool]) -> BTreeMap<String, Listed> {
+    let named = spec.include.iter().chain(&spec.exclude);
+    for name in named.filter(|name| tools.iter().all(|tool| tool.name != name.as_str())) {
+        warn!(server = spec.name, tool = %name, "settings name a tool that the server does not have");
+    }
     let wanted = tools.iter().filter(|tool| spec.wants(&tool.name));
     let wanted: Vec<_> = wanted.take(TOOLS).collect();
     let names = full_names(&spec.name, wanted.iter().map(|tool| tool.name.as_ref()));
@@ -99,6 +103,8 @@ fn effect(annotations: &ToolAnnotations) -> EffectClass {
 fn schema(tool: &rmcp::model::Tool) -> Value {
     let mut schema = Arc::unwrap_or_clone(Arc::clone(&tool.input_schema));
     schema.entry("type").or_insert_with(|| json!("object"));
+    // Some providers refuse an object that names none.
+    schema.entry("properties").or_insert_with(|| json!({}));
     Value::Object(schema)
 }
 
@@ -182,6 +188,8 @@ mod tests {
             |spec: &ServerSpec| -> Vec<String> { of(spec, tools.clone()).into_keys().collect() };
         let all = ServerSpec::named("s");
         assert_eq!(names(&all), ["s__a", "s__b", "s__bare", "s__c"]);
+        let bare = &of(&all, tools.clone())["s__bare"].spec.definition;
+        assert_eq!(bare.parameters, json!({"type": "object", "properties": {}}));
         let some = ServerSpec {
             include: vec!["a".to_owned(), "b".to_owned()],
             exclude: vec!["b".to_owned()],
