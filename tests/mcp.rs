@@ -26,7 +26,9 @@ use impresario::context::ToolDefinition;
 use impresario::event::{AttachmentKind, EffectClass, Fact, Outcome};
 use impresario::id::SessionId;
 use impresario::runtime::{Ruling, Verdict};
-use impresario::settings::{ApprovalMode, HeaderSettings, Scope, ToolKind, ToolSettings};
+use impresario::settings::{
+    ApprovalMode, HeaderSettings, SandboxLevel, Scope, ToolKind, ToolSettings,
+};
 use impresario::store::MemoryStore;
 use impresario::tool::chain::Chain;
 use impresario::tool::mcp::{Server, server};
@@ -412,13 +414,13 @@ async fn progress_is_streamed_as_output_and_puts_the_timeout_off() {
     let model = Puppet::new(|asked| match asked.results.len() {
         0 => vec![Act::Call(
             "fake__slow",
-            json!({"steps": 5, "pause": 0.15}).to_string(),
+            json!({"steps": 5, "pause": 0.5}).to_string(),
         )],
         _ => vec![say("done")],
     });
-    // Five times 150 ms are more than 400 ms, but none of them is.
+    // Five times 500 ms are more than 2 s, but none of them is.
     let company = play
-        .company_of(&model, |settings| settings.timeout_ms = 400)
+        .company_of(&model, |settings| settings.timeout_ms = 2_000)
         .await;
     let session = company.session("actor").create().await.unwrap();
     let mut turn = within(session.send("go")).await.unwrap();
@@ -446,7 +448,7 @@ async fn progress_is_streamed_as_output_and_puts_the_timeout_off() {
 async fn a_server_that_is_silent_for_too_long_or_never_done_is_a_timeout_and_hears_of_it() {
     let table = [
         (200, 5_000, "silent for 200 ms"),
-        (600, 700, "no answer within 700 ms"),
+        (2_000, 2_500, "no answer within 2500 ms"),
     ];
     for (timeout, total, says) in table {
         let play = Play::new();
@@ -455,7 +457,7 @@ async fn a_server_that_is_silent_for_too_long_or_never_done_is_a_timeout_and_hea
             settings.total_timeout_ms = total;
         });
         within(tools.ready(None)).await;
-        let arguments = json!({"steps": 100, "pause": if timeout > 400 { 0.2 } else { 60.0 }});
+        let arguments = json!({"steps": 100, "pause": if timeout > 1_000 { 0.2 } else { 60.0 }});
         let end = within(tools.run(&calling("fake__slow", &arguments))).await;
         let RunEnd::Died(Outcome::Timeout, reason) = end else {
             panic!("{end:?} is no timeout");
@@ -1155,4 +1157,26 @@ async fn a_call_that_a_restart_cut_off_runs_again_when_its_server_has_been_liste
     let found = results(&events(&chunks));
     assert_eq!(found, [(Outcome::Ok, 2, "worked".to_owned())]);
     company.stop(Duration::from_secs(20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_is_confined_like_every_program_and_that_is_recorded() {
+    for level in [SandboxLevel::Landlock, SandboxLevel::Auto] {
+        let play = Play::new();
+        let script = script();
+        let tools = play.toolbox(|settings| {
+            settings.sandbox = level;
+            settings.read = vec![script.parent().unwrap().to_owned()];
+            settings.write = vec![play.path().to_owned()];
+        });
+        let call = calling("fake__echo", &json!({"text": "hi"}));
+        assert_eq!(within(tools.run(&call)).await, ok("hi"), "{level:?}");
+        let found = call.output.sandbox().unwrap();
+        // A machine that cannot does as well as it can.
+        assert!(found >= impresario::event::Sandbox::Basic, "{found:?}");
+        let end = said(run(&tools, "fake__die").await);
+        assert!(end.contains("SIGKILL"), "{end}");
+        assert_eq!(run(&tools, "fake__echo").await, ok(""));
+        tools.close().await;
+    }
 }

@@ -130,6 +130,8 @@ impl<T: Transport<RoleClient>> Transport<RoleClient> for Tap<T> {
     }
 
     async fn close(&mut self) -> Result<(), Self::Error> {
-        self.wire.close().await
+        let closed = self.wire.close().await;
+        self.ends.gone.cancel();
+        closed
     }
 }

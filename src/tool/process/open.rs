@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use rustix::net::{Shutdown, shutdown};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -31,10 +32,22 @@ pub(crate) struct Open {
 #[derive(Debug)]
 pub(crate) struct Life {
     program: Arc<Program>,
-    control: OwnedReadHalf,
+    control: Control,
     stderr: pipe::Receiver,
     told: OutputSink,
     _leash: Leash,
+}
+
+/// The daemon's side of the socket. When it is dropped the socket ends, also for whoever still
+/// writes to a program that reads nothing.
+#[derive(Debug)]
+struct Control(OwnedReadHalf);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Fails when the other side has gone before.
+        let _gone = shutdown(self.0.as_ref(), Shutdown::Both);
+    }
 }
 
 /// Starts a program. `told` hears how it is confined, when it has begun.
@@ -60,7 +73,7 @@ pub(crate) async fn open(
         stdout,
         life: Life {
             program,
-            control,
+            control: Control(control),
             stderr,
             told: told.clone(),
             _leash: started.leash,
@@ -81,7 +94,7 @@ impl Life {
         let mut err = Stderr::of_server(program.name.clone());
         let report = {
             let mut reading = std::pin::pin!(err.fill(stderr));
-            let mut report = std::pin::pin!(report(&mut control, &told));
+            let mut report = std::pin::pin!(report(&mut control.0, &told));
             tokio::select! {
                 report = &mut report => {
                     // What is not read by then belongs to a process that was left behind.
