@@ -26,6 +26,7 @@ const BREAKER: &str = "impresario_tool_breaker";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
+const STRAYS: &str = "impresario_tool_strays_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -109,6 +110,15 @@ pub enum WorkerKind {
     Session,
 }
 
+/// How it came that processes of a tool had to be ended outside of their run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strays {
+    /// A daemon that was killed had left them.
+    Start,
+    /// Their supervisor was killed.
+    Supervisor,
+}
+
 /// A queue of waiting work before a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
@@ -178,6 +188,17 @@ impl WorkerKind {
             Self::Model => "model",
             Self::Tool => "tool",
             Self::Session => "session",
+        }
+    }
+}
+
+impl Strays {
+    /// The name used as a label and in logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Supervisor => "supervisor",
         }
     }
 }
@@ -281,6 +302,11 @@ fn describe_counters() {
         FALLBACKS,
         Unit::Count,
         "calls that something else answered in a tool's stead, by tool"
+    );
+    describe_counter!(
+        STRAYS,
+        Unit::Count,
+        "processes of tools that outlived their supervisor and were ended, by cause: start (a killed daemon left them) or supervisor (it was killed)"
     );
     describe_counter!(
         WORKER_RESTARTS,
@@ -404,6 +430,11 @@ pub fn cache_asked(tool: &str, result: &'static str) {
 /// Counts a call that something else answered in a tool's stead.
 pub fn fallback_used(tool: &str) {
     counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Counts processes that were ended outside of their run.
+pub fn strays_ended(cause: Strays, processes: usize) {
+    counter!(STRAYS, "cause" => cause.label()).increment(processes as u64);
 }
 
 /// Counts a worker that was started again.
@@ -535,6 +566,7 @@ mod tests {
         breaker_opened("t");
         cache_asked("t", "hit");
         fallback_used("t");
+        strays_ended(Strays::Start, 1);
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

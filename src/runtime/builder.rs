@@ -357,9 +357,13 @@ async fn open(
     let mut settings = settings.store.clone();
     settings.path = path;
     let clock = Arc::clone(clock);
-    let opened =
-        tokio::task::spawn_blocking(move || SledStore::open(&settings, clock.as_ref())).await?;
-    Ok(Arc::new(opened?))
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = SledStore::open(&settings, clock.as_ref())?;
+        // The directory is ours alone now, and nothing has been started in it.
+        crate::tool::sweep(&settings.path);
+        Ok::<_, OpenError>(opened)
+    });
+    Ok(Arc::new(opened.await??))
 }
 
 fn agents(

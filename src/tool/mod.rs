@@ -32,6 +32,7 @@ use crate::restart::RestartPolicy;
 
 pub use compose::care;
 pub use host::{CacheLimits, Care, Fallback, RunEnd};
+pub(crate) use process::sweep;
 pub use toolbox::{Call, Toolbox, ToolboxError};
 
 /// What is known of a tool before it is called.
