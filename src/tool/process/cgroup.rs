@@ -25,16 +25,19 @@ const UNITS: [&str; 3] = [".service", ".scope", ".slice"];
 pub(crate) struct Group(PathBuf);
 
 impl Group {
-    /// Makes a group; nothing where there can be none.
-    pub(crate) fn make(run: &str) -> Option<Self> {
-        let path = base()?.join(format!("{PREFIX}{run}"));
+    /// Where the group of this run would be; nothing where there can be none.
+    pub(crate) fn place(run: &str) -> Option<PathBuf> {
+        Some(base()?.join(format!("{PREFIX}{run}")))
+    }
+
+    /// Makes a group there, if that can be done.
+    pub(crate) fn make(path: PathBuf) -> Option<Self> {
         fs::create_dir(&path).ok()?;
-        let group = Self(path);
-        if group.0.join("cgroup.kill").exists() {
-            return Some(group);
+        if path.join("cgroup.kill").exists() {
+            return Some(Self(path));
         }
         // An older kernel: the group would be of no use.
-        let _stays_empty = Self::remove(&group.0);
+        let _stays_empty = Self::remove(&path);
         None
     }
 

@@ -58,18 +58,13 @@ impl Run {
             .mode(0o700)
             .create(&here)
             .map_err(failed)?;
-        let group = Group::make(&id);
-        let target = group.as_ref().map_or(Path::new(NO_GROUP), Group::path);
+        let place = Group::place(&id);
+        let target = place.as_deref().unwrap_or(Path::new(NO_GROUP));
         let trace = here.join(name(&id, me, start));
-        let made = symlink(target, &trace);
-        let run = Self { id, trace, group };
-        match made {
-            Ok(()) => Ok(run),
-            Err(error) => {
-                run.forget();
-                Err(failed(error))
-            }
-        }
+        symlink(target, &trace).map_err(failed)?;
+        // After the trace: what is killed between the two leaves nothing that nobody knows.
+        let group = place.and_then(Group::make);
+        Ok(Self { id, trace, group })
     }
 
     /// The variable by which all its processes are known.
