@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use impresario::tool::ToolError;
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,9 @@ mod witness;
 
 use programs::{LONG, invocation, made, script};
 use witness::Witness;
+
+/// What tells nobody when it is there is looked for so often.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Tells its supervisor's number and that of a child, which has left everything behind.
 const STRAY: &str = "trap '' TERM
@@ -136,7 +140,7 @@ async fn a_run_leaves_no_trace_and_no_group_when_it_ends_by_itself() {
 async fn eventually(mut is_so: impl FnMut() -> bool) {
     let looking = async {
         while !is_so() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     tokio::time::timeout(LONG, looking).await.unwrap();
