@@ -89,6 +89,8 @@ impl Context {
             Fact::SessionCreated(_)
             | Fact::LlmRequest { .. }
             | Fact::Error(_)
+            | Fact::ApprovalRequested(_)
+            | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
             | Fact::Quarantined { .. }
             | Fact::Released { .. }

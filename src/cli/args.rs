@@ -113,11 +113,24 @@ pub(super) enum Ask {
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Only those that wait for a person, with what they ask
+        #[arg(long)]
+        waiting: bool,
     },
     /// Show one session
     Show { session: String },
     /// Cancel the running turn
     Cancel { session: String },
+    /// Allow a tool call that waits for a person
+    Approve {
+        #[command(flatten)]
+        ruling: Ruling,
+    },
+    /// Do not allow a tool call that waits for a person
+    Deny {
+        #[command(flatten)]
+        ruling: Ruling,
+    },
     /// Take no more input; the log stays
     Close { session: String },
     /// Delete a session and its log
@@ -156,6 +169,23 @@ pub(super) enum ToolCommand {
     },
     /// Close the breaker of a tool, so that it is called again at once
     Reset { tool: String },
+}
+
+/// A person's answer about a tool call.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ruling {
+    pub(super) session: String,
+    /// The number of the tool call; may be left out when only one waits
+    pub(super) call: Option<u64>,
+    /// Only if the question has this digest
+    #[arg(long)]
+    pub(super) digest: Option<String>,
+    /// Why; when the call does not run, the model reads it
+    #[arg(long)]
+    pub(super) reason: Option<String>,
+    /// Who decides
+    #[arg(long, env = "USER", hide_env_values = true)]
+    pub(super) by: Option<String>,
 }
 
 /// What a new session is.

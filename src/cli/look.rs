@@ -9,7 +9,8 @@ use crate::cli::screen::{Screen, Style, short, table};
 use crate::control::client::Client;
 use crate::control::wire::{
     AgentList, Done, Event, EventPage, EventsOf, Gauge, ListSessions, Method, ModelList, OnSlow,
-    OneSession, Session, SessionList, Status, StreamItem, Subscribe, ToolList, schema,
+    OneSession, PendingApproval, Session, SessionList, Status, StreamItem, Subscribe, ToolCall,
+    ToolList, schema,
 };
 use crate::daemon::Exit;
 use crate::settings::{Environment, Layers, LoadError, load};
@@ -26,6 +27,7 @@ pub(super) async fn ls(client: &Client, screen: &mut Screen, limit: u32) -> Resu
         let params = ListSessions {
             before,
             limit: Some(left.min(PAGE)),
+            waiting: false,
         };
         let page: SessionList = client.call(Method::SessionList, params).await?;
         sessions.extend(page.sessions);
@@ -45,6 +47,64 @@ pub(super) async fn ls(client: &Client, screen: &mut Screen, limit: u32) -> Resu
             short(&it.title, 48),
         ]
     })
+}
+
+/// A call that waits for a person.
+#[derive(Serialize)]
+struct Waits {
+    session: String,
+    approval: PendingApproval,
+    arguments: String,
+}
+
+/// `ls --waiting`: every call that waits for a person.
+pub(super) async fn waiting(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let params = ListSessions {
+        waiting: true,
+        ..ListSessions::default()
+    };
+    let list: SessionList = client.call(Method::SessionList, params).await?;
+    let mut found = Vec::new();
+    for it in list.sessions {
+        for asked in it.approvals {
+            found.push(Waits {
+                arguments: arguments(client, &it.session, asked.call).await?,
+                session: it.session.clone(),
+                approval: asked,
+            });
+        }
+    }
+    let head = [
+        "SESSION",
+        "CALL",
+        "QUESTION",
+        "EXPIRES",
+        "TOOL",
+        "ARGUMENTS",
+    ];
+    rows(screen, &head, &found, |it| {
+        let expires = it.approval.expires_at.as_deref();
+        vec![
+            it.session.clone(),
+            it.approval.call.to_string(),
+            it.approval.question.clone(),
+            expires.unwrap_or("never").to_owned(),
+            it.approval.tool.clone(),
+            short(&it.arguments, 100),
+        ]
+    })
+}
+
+/// The arguments of a call, from the log.
+async fn arguments(client: &Client, session: &str, call: u64) -> Result<String> {
+    let params = EventsOf {
+        session: session.to_owned(),
+        after: call.saturating_sub(1),
+        limit: Some(1),
+    };
+    let page: EventPage = client.call(Method::SessionEvents, params).await?;
+    let call = page.events.first().and_then(Event::read::<ToolCall>);
+    Ok(call.map(|call| call.arguments).unwrap_or_default())
 }
 
 /// `show`: one session.
@@ -78,6 +138,12 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
         ("created", it.created_at),
         ("updated", it.updated_at),
     ];
+    for asked in &it.approvals {
+        lines.push((
+            "waits for you",
+            format!("call {} of {}: {}", asked.call, asked.tool, asked.question),
+        ));
+    }
     if let Some(reason) = it.quarantine {
         lines.push(("set aside", reason));
         lines.push((
@@ -156,6 +222,7 @@ pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> 
         "KIND",
         "EFFECT",
         "TIMEOUT",
+        "ASKS",
         "BREAKER",
         "DESCRIPTION",
     ];
@@ -165,6 +232,7 @@ pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> 
             it.kind.clone(),
             it.effect.clone(),
             format!("{} ms", it.timeout_ms),
+            it.asks.as_ref().map_or("no", |_| "yes").to_owned(),
             it.breaker.clone(),
             short(&it.description, 80),
         ]

@@ -5,6 +5,7 @@
 
 mod act;
 mod args;
+mod asking;
 mod follow;
 mod look;
 mod printer;
@@ -21,7 +22,7 @@ use crate::cli::args::{Ask, Cli, Command, Global, Talk, ToolCommand};
 use crate::cli::follow::Access;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
-use crate::control::wire::{Method, SendInput};
+use crate::control::wire::{Decision, Method, SendInput};
 use crate::daemon::{self, Exit, Mode, Starter};
 use crate::settings::{Environment, Layers, Settings, load};
 
@@ -104,7 +105,8 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
         }
         Command::Talk(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
-            block_on(talk(command, settings, &cli.global, screen))
+            let person = environment.get("USER").map(str::to_owned);
+            block_on(talk(command, settings, (&cli.global, person), screen))
         }
         Command::Ask(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
@@ -127,7 +129,7 @@ fn block_on(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
 async fn talk(
     command: Talk,
     settings: Settings,
-    global: &Global,
+    (global, person): (&Global, Option<String>),
     screen: &mut Screen,
 ) -> Result<Exit> {
     let there = Access::Connect(settings.control.socket.clone());
@@ -141,8 +143,22 @@ async fn talk(
             session,
             key,
             new,
-        } => talk::run(started, screen, text, session, (key, new)).await,
-        Talk::Chat { session, new } => talk::chat(started, screen, session, new).await,
+        } => {
+            let at = talk::At {
+                access: started,
+                person,
+                session,
+            };
+            talk::run(at, screen, text, key, new).await
+        }
+        Talk::Chat { session, new } => {
+            let at = talk::At {
+                access: started,
+                person,
+                session,
+            };
+            talk::chat(at, screen, new).await
+        }
         Talk::Attach { session, from } => talk::attach(there, screen, session, from).await,
         Talk::Log {
             session,
@@ -168,9 +184,12 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
             };
             talk::send(client, screen, input).await
         }
-        Ask::Ls { limit } => look::ls(client, screen, limit).await,
+        Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
+        Ask::Ls { limit, .. } => look::ls(client, screen, limit).await,
         Ask::Show { session } => look::show(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
+        Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
+        Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,
         Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,
         Ask::Release { session } => act::act(client, screen, Method::SessionRelease, session).await,
         Ask::Rm { session } => act::remove(client, screen, session).await,

@@ -15,15 +15,15 @@ use crate::chunk::Cursor;
 use crate::control::connection::Connection;
 use crate::control::pump::Feed;
 use crate::control::wire::{
-    Agent, AgentList, CallTool, Cancelled, CreateSession, Done, ErrorObject, Event, EventPage,
-    EventsOf, Gauge, Hello, HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow,
-    OneSession, OneTool, PROTOCOL, Request, SendInput, Sent, Session, SessionAct, SessionList,
-    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
-    rfc3339,
+    Agent, AgentList, Approve, CallTool, Cancelled, CreateSession, Decision, Done, ErrorObject,
+    Event, EventPage, EventsOf, Gauge, Hello, HelloAnswer, Limits, ListSessions, Method, Model,
+    ModelList, OnSlow, OneSession, OneTool, PROTOCOL, Request, SendInput, Sent, Session,
+    SessionAct, SessionList, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer,
+    ToolList, Unsubscribe, rfc3339,
 };
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
-use crate::runtime::{self, Impresario, Input, Subscription};
+use crate::runtime::{self, Impresario, Input, Ruling, Subscription, Verdict};
 use crate::settings::nearest;
 
 /// Sessions or events of one page when the client does not say.
@@ -69,6 +69,7 @@ pub(super) async fn call(
         | Method::SessionList
         | Method::SessionEvents
         | Method::SessionCancel
+        | Method::SessionApprove
         | Method::SessionClose
         | Method::SessionDelete
         | Method::SessionRelease => of_sessions(company, method, request).await,
@@ -87,6 +88,7 @@ async fn of_sessions(
         Method::SessionList => told(list(company, request.params()?).await),
         Method::SessionEvents => told(events(company, request.params()?).await),
         Method::SessionCancel => told(cancel(company, request.params()?).await),
+        Method::SessionApprove => told(approve(company, request.params()?).await),
         Method::SessionClose => told(close(company, request.params()?).await),
         Method::SessionDelete => told(delete(company, request.params()?).await),
         Method::SessionRelease => told(release(company, request.params()?).await),
@@ -297,6 +299,13 @@ async fn get(company: &Impresario, params: OneSession) -> Result<Session, Fault>
 }
 
 async fn list(company: &Impresario, params: ListSessions) -> Result<SessionList, Fault> {
+    if params.waiting {
+        let infos = company.waiting().await?;
+        return Ok(SessionList {
+            sessions: infos.into_iter().map(session_of).collect(),
+            next: None,
+        });
+    }
     let before = match params.before {
         Some(text) => Some(session_id(&text)?),
         None => None,
@@ -332,6 +341,22 @@ async fn cancel(company: &Impresario, params: OneSession) -> Result<Cancelled, F
     let session = company.open(session_id(&params.session)?);
     let cancelled = session.cancel().await?;
     Ok(Cancelled { cancelled })
+}
+
+async fn approve(company: &Impresario, params: Approve) -> Result<Done, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    let verdict = Verdict {
+        of: params.call.map(Seq::new),
+        digest: params.digest,
+        ruling: match params.decision {
+            Decision::Approve => Ruling::Approve,
+            Decision::Deny => Ruling::Deny,
+        },
+        by: params.by,
+        reason: params.reason,
+    };
+    session.rule(verdict).await?;
+    Ok(Done {})
 }
 
 async fn close(company: &Impresario, params: SessionAct) -> Result<Done, Fault> {
@@ -383,6 +408,7 @@ fn session_of(info: runtime::SessionInfo) -> Session {
         created_at: rfc3339(summary.created_at),
         updated_at: rfc3339(summary.updated_at),
         quarantine: info.quarantine,
+        approvals: summary.asked.iter().map(Into::into).collect(),
     }
 }
 
@@ -394,6 +420,7 @@ fn tools(company: &Impresario) -> ToolList {
         effect: tool.effect.name().to_owned(),
         timeout_ms: milliseconds(tool.timeout),
         parameters: tool.parameters,
+        asks: tool.asks,
         breaker: tool.breaker.state.name().to_owned(),
         failures: tool.breaker.failures,
     };

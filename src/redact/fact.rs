@@ -2,8 +2,8 @@
 
 use super::Redactor;
 use crate::event::{
-    Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult,
-    UserInput,
+    ApprovalDecision, ApprovalRequest, Fact, Failure, FinishReason, LlmResponse, RequestedCall,
+    SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -39,6 +39,15 @@ impl Redactor {
             Fact::ToolResult(result) => Fact::ToolResult(ToolResult {
                 content: self.text(&result.content),
                 ..result
+            }),
+            Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
+                reason: self.text(&request.reason),
+                ..request
+            }),
+            Fact::ApprovalDecided(decision) => Fact::ApprovalDecided(ApprovalDecision {
+                by: self.maybe(decision.by),
+                reason: self.maybe(decision.reason),
+                ..decision
             }),
             Fact::Error(failure) => Fact::Error(Failure {
                 message: self.text(&failure.message),

@@ -25,6 +25,8 @@ pub(super) enum Why {
     Asked,
     /// The daemon has begun and its turn is unfinished. Its recovery was counted.
     Resumed,
+    /// It wanted to be awake at this time.
+    Due,
     /// Its actor failed.
     Crashed,
     /// The store took no append for a while.
@@ -61,7 +63,7 @@ pub(super) async fn activate(
             Began::Crashed
         }
         Why::Resumed => Began::Restarted,
-        Why::Asked => Began::Woken,
+        Why::Asked | Why::Due => Began::Woken,
         Why::Refused => Began::Refused,
     };
     match load(&shared.store, id).await {
@@ -85,7 +87,9 @@ async fn place(shared: &Shared, why: &Why) -> Result<Place, Fault> {
             metric::rejected(Rejection::Overloaded);
             SessionError::from(full).into()
         }),
-        Why::Resumed | Why::Crashed | Why::Refused | Why::SetAside(_) => Ok(lane.enter().await),
+        Why::Resumed | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
+            Ok(lane.enter().await)
+        }
     }
 }
 
@@ -164,7 +168,7 @@ async fn append(
         max_steps: shared.settings.max_steps,
         max_attempts: shared.settings.max_attempts,
         queued_inputs: shared.settings.queued_inputs,
-        effects: Arc::default(),
+        tools: Arc::default(),
     };
     let Ok(facts) = loaded.turn.decide(input, at, &rules) else {
         return Ok(());

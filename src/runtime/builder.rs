@@ -11,7 +11,7 @@ use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
-use crate::session::shared::{self, Census, Lanes, ModelEntry, Phase, Shared};
+use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
@@ -331,6 +331,7 @@ impl Builder {
             tools,
             phase: Phase::default(),
             census: Census::default(),
+            alarms: Alarms::default(),
             clock: Arc::clone(&self.clock),
         });
         let company = Impresario(Arc::new(Inner {

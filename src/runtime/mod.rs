@@ -30,6 +30,7 @@ use crate::tool::{Call, OutputSink, RunEnd};
 pub use crate::admission::Gauge;
 pub use crate::session::Accepted;
 pub use crate::subscriber::OnSlow;
+pub use crate::turn::{Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use secrets::log_redactor;
@@ -102,7 +103,22 @@ impl Impresario {
         Ok(infos)
     }
 
-    /// Runs a tool once, outside any session. Arguments are JSON text; secrets are taken out of the
+    /// Sessions that wait for a person's answer about a tool call, newest first.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`].
+    pub async fn waiting(&self) -> Result<Vec<SessionInfo>, Fault> {
+        let mut found = self.0.shared.store.waiting().await?;
+        found.reverse();
+        let mut infos = Vec::with_capacity(found.len());
+        for (id, summary) in found {
+            infos.push(self.info_of(id, summary).await?);
+        }
+        Ok(infos)
+    }
+
+    /// Runs a tool once, outside any session. Nobody is asked whether it may: whoever calls this
+    /// has decided it. Arguments are JSON text; secrets are taken out of the
     /// result.
     /// Cancellation: dropping the future ends the tool.
     ///
@@ -232,6 +248,10 @@ impl Impresario {
     /// read, and one that was recovered too often without progress is left aside.
     async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
         let store = &self.0.shared.store;
+        for (id, summary) in store.waiting().await? {
+            let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
+            self.0.shared.alarms.set(id, ends.min());
+        }
         let found = store.unfinished().await?;
         let ids: Vec<_> = found.iter().map(|found| found.session).collect();
         if ids.is_empty() {

@@ -12,7 +12,7 @@ use crate::id::{Seq, SessionId};
 use crate::session::{Accepted, SessionError, SessionHandle};
 use crate::store::{PageLimit, StoreError, Stored, Summary};
 use crate::subscriber::{OnSlow, Source, SubscriberArgs};
-use crate::turn;
+use crate::turn::{self, Verdict};
 
 /// A session that is about to begin.
 #[derive(Debug)]
@@ -283,6 +283,18 @@ impl Session {
             Err(fault) if fault.code == Code::InvalidState => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Answers the question whether a tool call of this session may run, or run again. Each question
+    /// is answered once, by whoever is first. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::InvalidState`] when nothing was asked or it was answered,
+    /// [`Code::InvalidParams`] when several calls wait and the verdict names none,
+    /// [`Code::Conflict`] when the verdict's digest is not what is asked, or the tool was set up
+    /// anew meanwhile, [`Code::StoreFailed`].
+    pub async fn rule(&self, verdict: Verdict) -> Result<(), Fault> {
+        self.carry_out(turn::Input::Rule(verdict)).await
     }
 
     /// Takes no more input; what was accepted is still answered. Durable when this returns.

@@ -41,16 +41,23 @@ impl State {
             self.stop_all_but(&[]);
             return Ok(());
         }
+        self.mind_people();
         let mut owed = self.turn.owed();
         self.stop_all_but(&owed);
-        if owed == [Owed::Place] {
+        if self.turn.waits_for_people() {
+            // Others may have it meanwhile.
+            self.turn_place = TurnPlace::None;
+        } else if !owed.is_empty() && !matches!(self.turn_place, TurnPlace::Held { .. }) {
             self.ask_for_place();
             // A free place is had at once; then there is more to start.
             owed = self.turn.owed();
+            if !matches!(self.turn_place, TurnPlace::Held { .. }) {
+                return Ok(());
+            }
         }
         for owed in owed {
             match owed {
-                Owed::Place => {}
+                Owed::Place | Owed::Approval { .. } => {}
                 Owed::Wait { until } => self.wait_until(until.0),
                 Owed::Model { of, .. } => self.start_model(of).await?,
                 Owed::Tool(open) => self.start_tool(open).await?,
@@ -70,12 +77,29 @@ impl State {
         self.recover.is_none()
     }
 
+    /// Questions to people whose time is over end; the next end has the session woken.
+    fn mind_people(&mut self) {
+        let next = |turn: &crate::turn::State| {
+            let ends = turn.asked().filter_map(|(_, asked)| asked.expires_at);
+            ends.min()
+        };
+        let now = self.shared.clock.now();
+        if next(&self.turn).is_some_and(|end| end <= now) {
+            self.decide_outcome(Input::Due);
+        }
+        let alarm = next(&self.turn);
+        if alarm != self.alarm {
+            self.alarm = alarm;
+            self.shared.alarms.set(self.id, alarm);
+        }
+    }
+
     fn stop_all_but(&mut self, owed: &[Owed]) {
         let still_owed = |of: Seq, attempt: u32| {
             owed.iter().any(|owed| match owed {
                 Owed::Model { of: intent, .. } => *intent == of,
                 Owed::Tool(open) => open.of == of && open.attempt == attempt,
-                Owed::Place | Owed::Wait { .. } => false,
+                Owed::Place | Owed::Approval { .. } | Owed::Wait { .. } => false,
             })
         };
         self.running.retain(|of, running| {
@@ -123,8 +147,10 @@ impl State {
             },
             None => Input::Place,
         };
-        self.turn_began = self.shared.clock.elapsed();
         let begun = self.decide(input);
+        if begun.is_ok() {
+            self.turn_began = self.shared.clock.elapsed();
+        }
         if begun.is_ok() || self.turn.running_turn().is_some() {
             self.turn_place = TurnPlace::Held { _place: place };
         }

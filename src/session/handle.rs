@@ -133,6 +133,12 @@ impl SessionHandle {
         self.call(Msg::Facts).await
     }
 
+    /// Has it look at what time it is.
+    pub fn due(&self) {
+        // One that is gone looks when it is woken.
+        let _gone = self.actor.cast(Msg::Due);
+    }
+
     /// Asks it to sleep, if nothing was going on for so long.
     pub fn rest(&self, after: Duration) {
         // One that is gone sleeps already.
@@ -177,11 +183,17 @@ const RESTART_MS: u64 = 200;
 
 const fn code_of(refusal: &Refusal) -> Code {
     match refusal {
-        Refusal::KeyReused(_) | Refusal::Repeated(_) => Code::Conflict,
+        Refusal::KeyReused(_)
+        | Refusal::Repeated(_)
+        | Refusal::OtherCall(_)
+        | Refusal::ToolChanged(_) => Code::Conflict,
+        Refusal::SeveralAsked(_) => Code::InvalidParams,
         Refusal::TooManyInputs(_) => Code::Overloaded,
-        Refusal::Closed | Refusal::NothingRuns | Refusal::Stale(_) | Refusal::NoChange => {
-            Code::InvalidState
-        }
+        Refusal::NothingAsked(_)
+        | Refusal::Closed
+        | Refusal::NothingRuns
+        | Refusal::Stale(_)
+        | Refusal::NoChange => Code::InvalidState,
         Refusal::Quarantined => Code::Quarantined,
     }
 }

@@ -29,7 +29,7 @@ use tracing::debug;
 
 use crate::admission::Place;
 use crate::context::Context;
-use crate::event::{Fact, Outcome};
+use crate::event::{Fact, Outcome, Timestamp};
 use crate::fault::Fault;
 use crate::id::{Seq, SessionId};
 use crate::model::Piece;
@@ -78,6 +78,8 @@ enum Msg {
     ToolEnded(ToolEnd),
     /// The wait before the next try is over.
     RetryDue,
+    /// A time has come that the session wanted to be awake at.
+    Due,
     /// Sleep, if nothing was going on for so long.
     Rest(Duration),
 }
@@ -179,6 +181,8 @@ struct State {
     /// Arguments of open calls whose record leaves secrets out. Memory only: after a restart a call
     /// that may run again gets what was recorded.
     unredacted: BTreeMap<Seq, String>,
+    /// Arguments as the model wrote them, of calls that it asked for and that are not recorded yet.
+    as_written: VecDeque<String>,
     /// Effects that are running.
     running: BTreeMap<Seq, effects::Running>,
     by_worker: HashMap<ActorId, Seq>,
@@ -192,6 +196,8 @@ struct State {
     /// The places of inputs that wait for their turn.
     input_places: BTreeMap<Seq, Place>,
     retry: Option<tokio::task::JoinHandle<()>>,
+    /// When it has to be awake, as [`shared::Alarms`] knows.
+    alarm: Option<Timestamp>,
     /// Why what the log says is running is not; taken when it goes on.
     recover: Option<&'static str>,
     recovered_before: bool,
@@ -268,7 +274,8 @@ impl State {
             .created()
             .and_then(|created| args.shared.agents.get(&created.agent).cloned());
         let now = args.shared.clock.elapsed();
-        let unfinished = turn.running_turn().is_some();
+        // What waits for a person was not running.
+        let unfinished = turn.running_turn().is_some() && !turn.waits_for_people();
         Self {
             id: args.id,
             agent,
@@ -280,6 +287,7 @@ impl State {
             replies: VecDeque::new(),
             live: Live::new(args.shared.redactor.clone()),
             unredacted: BTreeMap::new(),
+            as_written: VecDeque::new(),
             running: BTreeMap::new(),
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
@@ -288,6 +296,7 @@ impl State {
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),
             retry: None,
+            alarm: None,
             recover: unfinished.then(|| args.why.reason()),
             recovered_before: args.why != Began::Created,
             start: args.why.start(),
@@ -322,6 +331,7 @@ impl State {
             } => self.output((of, attempt), &text, credit),
             Msg::ToolEnded(end) => self.tool_ended(end),
             Msg::RetryDue => self.retry_due(),
+            Msg::Due => {}
             Msg::Rest(after) => self.rest(after),
         }
         Ok(())
@@ -393,7 +403,7 @@ impl State {
     /// Ends the actor when nothing goes on and nothing did for a while. Its log is all that it was.
     fn rest(&mut self, after: Duration) {
         let quiet = self.shared.clock.elapsed().saturating_sub(self.last_used);
-        let at_rest = !self.turn.is_unfinished()
+        let at_rest = (!self.turn.is_unfinished() || self.turn.waits_for_people())
             && self.durable == self.turn.head()
             && self.replies.is_empty()
             && self.live.readers() == 0;

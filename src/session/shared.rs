@@ -2,20 +2,21 @@
 //! nothing here acts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
 use crate::context::ToolDefinition;
-use crate::event::{EffectClass, Usage};
+use crate::event::{Timestamp, Usage};
+use crate::id::SessionId;
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::settings::{LimitSettings, SessionSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::Rules;
+use crate::turn::{Rules, ToolRule};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -42,6 +43,38 @@ pub struct Shared {
     pub phase: Phase,
     /// How many there are.
     pub census: Census,
+    /// When sessions that wait for a person are looked at again.
+    pub alarms: Alarms,
+}
+
+/// When sessions have to be awake, whether they sleep until then or not: at most one time for each.
+#[derive(Debug, Default)]
+pub struct Alarms(Mutex<BTreeMap<SessionId, Timestamp>>);
+
+impl Alarms {
+    /// This session has to be awake at this time, and at no other; `None` takes that back.
+    pub fn set(&self, session: SessionId, at: Option<Timestamp>) {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match at {
+            Some(at) => alarms.insert(session, at),
+            None => alarms.remove(&session),
+        };
+    }
+
+    /// Those whose time has come. Each is given once.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Vec<SessionId> {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due: Vec<_> = alarms
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in &due {
+            alarms.remove(session);
+        }
+        due
+    }
 }
 
 /// How many there are of what has no limit. For people and metrics.
@@ -127,8 +160,8 @@ pub struct Agent {
     pub tools: Toolbox,
     /// Its tools as the model sees them.
     pub definitions: Arc<Vec<ToolDefinition>>,
-    /// What a crash in a call of each tool means.
-    pub effects: Arc<BTreeMap<String, EffectClass>>,
+    /// What the core has to know of its tools.
+    pub rules: Arc<BTreeMap<String, ToolRule>>,
 }
 
 /// A model under its name.
@@ -214,10 +247,15 @@ impl Agent {
                     .map(|tool| tool.spec().definition.clone())
                     .collect(),
             ),
-            effects: Arc::new(
+            rules: Arc::new(
                 tools
                     .hosts()
-                    .map(|host| (host.tool().spec().definition.name.clone(), host.effect()))
+                    .map(|host| {
+                        (
+                            host.tool().spec().definition.name.clone(),
+                            host.rule().clone(),
+                        )
+                    })
                     .collect(),
             ),
             tools,
@@ -232,7 +270,7 @@ impl Agent {
             max_steps: settings.max_steps,
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
-            effects: Arc::clone(&self.effects),
+            tools: Arc::clone(&self.rules),
         }
     }
 }

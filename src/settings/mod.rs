@@ -3,6 +3,7 @@
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
 
+mod approval;
 pub(crate) mod cycle;
 mod environment;
 mod load;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EffectClass;
 
+pub use approval::{ApprovalMode, OnUnknown};
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
@@ -250,6 +252,12 @@ pub struct ToolSettings {
     pub cache_entries: u64,
     /// So many runs at once in the whole daemon.
     pub max_at_once: Option<usize>,
+    /// When a person is asked before a session's call runs.
+    pub approval: ApprovalMode,
+    /// Without an answer by then the call is not run; 0 waits for ever.
+    pub approval_expires_ms: u64,
+    /// What is done about a call that may not run twice and whose outcome is unknown.
+    pub on_unknown: OnUnknown,
     /// `chain`, `parallel`: the tools that it calls.
     pub steps: Vec<StepSettings>,
     /// `parallel`: so many of them at once.
@@ -438,6 +446,9 @@ impl Default for ToolSettings {
             cache_ttl_ms: None,
             cache_entries: 1_000,
             max_at_once: None,
+            approval: ApprovalMode::Never,
+            approval_expires_ms: 24 * 60 * 60 * 1_000,
+            on_unknown: OnUnknown::Tell,
             steps: Vec::new(),
             steps_at_once: 8,
             method: "GET".to_owned(),

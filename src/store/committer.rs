@@ -335,6 +335,10 @@ impl<E: Engine> EventStore for Committer<E> {
         self.read_with(reader::unfinished)
     }
 
+    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
+        self.read_with(reader::waiting)
+    }
+
     fn count_recoveries(
         &self,
         sessions: Vec<SessionId>,
@@ -452,7 +456,7 @@ fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreError> {
     let value = record::encode_summary(&key, &summary)?;
     writes.push(Write::Put(key, value));
     let owes = match summary.status {
-        Status::Unfinished => Owes::Something,
+        Status::Unfinished | Status::Waiting => Owes::Something,
         Status::Idle | Status::Quarantined | Status::Closed => Owes::Nothing,
     };
     let bytes = writes.iter().map(Write::bytes).sum();

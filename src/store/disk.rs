@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{EffectClass, Fact, FailureClass, Outcome, Sandbox, Timestamp, TurnStatus};
+use crate::event::{
+    Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp, TurnStatus,
+};
 use crate::id::{Seq, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
@@ -30,6 +32,8 @@ const TURN_FINISHED: u16 = 10;
 const QUARANTINED: u16 = 11;
 const RELEASED: u16 = 12;
 const SESSION_CLOSED: u16 = 13;
+const APPROVAL_REQUESTED: u16 = 15;
+const APPROVAL_DECIDED: u16 = 16;
 
 #[derive(Serialize, Deserialize)]
 struct SessionCreatedDisk<'a> {
@@ -98,6 +102,30 @@ struct ToolCallDisk<'a> {
     tool: Text<'a>,
     arguments: Text<'a>,
     effect: Text<'a>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    needs_approval: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ApprovalRequestDisk<'a> {
+    of: Seq,
+    question: Text<'a>,
+    digest: Text<'a>,
+    #[serde(default)]
+    identity: Text<'a>,
+    reason: Text<'a>,
+    #[serde(default)]
+    expires_at_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ApprovalDecisionDisk<'a> {
+    of: Seq,
+    decision: Text<'a>,
+    #[serde(default)]
+    by: Option<Text<'a>>,
+    #[serde(default)]
+    reason: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,6 +203,18 @@ struct SummaryDisk<'a> {
     usage: UsageDisk,
     cost_usd: f64,
     title: Text<'a>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<AskedDisk<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskedDisk<'a> {
+    of: Seq,
+    tool: Text<'a>,
+    question: Text<'a>,
+    digest: Text<'a>,
+    #[serde(default)]
+    expires_at_ms: Option<u64>,
 }
 
 /// A fact's kind and payload.
@@ -197,6 +237,12 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
         Fact::LlmResponse(response) => pack(LLM_RESPONSE, &LlmResponseDisk::from(response)),
         Fact::ToolCall(call) => pack(TOOL_CALL, &ToolCallDisk::from(call)),
         Fact::ToolResult(result) => pack(TOOL_RESULT, &ToolResultDisk::from(result)),
+        Fact::ApprovalRequested(request) => {
+            pack(APPROVAL_REQUESTED, &ApprovalRequestDisk::from(request))
+        }
+        Fact::ApprovalDecided(decision) => {
+            pack(APPROVAL_DECIDED, &ApprovalDecisionDisk::from(decision))
+        }
         Fact::Error(failure) => pack(ERROR, &FailureDisk::from(failure)),
         Fact::WorkerRestarted {
             of,
@@ -231,6 +277,12 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
         LLM_RESPONSE => Fact::LlmResponse(unpack::<LlmResponseDisk<'_>>(payload)?.into()),
         TOOL_CALL => Fact::ToolCall(unpack::<ToolCallDisk<'_>>(payload)?.try_into()?),
         TOOL_RESULT => Fact::ToolResult(unpack::<ToolResultDisk<'_>>(payload)?.try_into()?),
+        APPROVAL_REQUESTED => {
+            Fact::ApprovalRequested(unpack::<ApprovalRequestDisk<'_>>(payload)?.try_into()?)
+        }
+        APPROVAL_DECIDED => {
+            Fact::ApprovalDecided(unpack::<ApprovalDecisionDisk<'_>>(payload)?.try_into()?)
+        }
         ERROR => Fact::Error(unpack::<FailureDisk<'_>>(payload)?.try_into()?),
         WORKER_RESTARTED => unpack::<WorkerRestartedDisk<'_>>(payload)?.into(),
         TURN_FINISHED => unpack::<TurnFinishedDisk<'_>>(payload)?.try_into()?,
@@ -266,6 +318,7 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         usage: summary.usage.into(),
         cost_usd: summary.cost_usd,
         title: text(&summary.title),
+        asked: summary.asked.iter().map(Into::into).collect(),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
 }
@@ -289,12 +342,18 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
         usage: disk.usage.into(),
         cost_usd: disk.cost_usd,
         title: disk.title.into_owned(),
+        asked: disk
+            .asked
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<_, _>>()?,
     })
 }
 
-const STATUSES: [Status; 4] = [
+const STATUSES: [Status; 5] = [
     Status::Idle,
     Status::Unfinished,
+    Status::Waiting,
     Status::Quarantined,
     Status::Closed,
 ];
@@ -303,11 +362,19 @@ const EFFECTS: [EffectClass; 3] = [
     EffectClass::Idempotent,
     EffectClass::AtMostOnce,
 ];
-const OUTCOMES: [Outcome; 7] = [
+const QUESTIONS: [Question; 2] = [Question::Run, Question::RunAgain];
+const DECISIONS: [Decision; 4] = [
+    Decision::Approved,
+    Decision::Denied,
+    Decision::Expired,
+    Decision::Cancelled,
+];
+const OUTCOMES: [Outcome; 8] = [
     Outcome::Ok,
     Outcome::Error,
     Outcome::Timeout,
     Outcome::Cancelled,
+    Outcome::Denied,
     Outcome::Unknown,
     Outcome::Fallback,
     Outcome::Cached,
@@ -366,10 +433,11 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        Event, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall,
-        ToolResult, Usage, UserInput,
+        ApprovalDecision, ApprovalRequest, Event, Failure, FinishReason, LlmResponse,
+        RequestedCall, SessionCreated, ToolCall, ToolResult, Usage, UserInput,
     };
     use crate::id::{CallId, SessionId};
+    use crate::store::Asked;
     use crate::store::engine::Write;
     use crate::store::key;
     use crate::store::record::{self, Meta};
@@ -413,6 +481,7 @@ mod tests {
             tool: "calc".to_owned(),
             arguments: r#"{"expression":"1+1"}"#.to_owned(),
             effect: EffectClass::AtMostOnce,
+            needs_approval: false,
         }
     }
 
@@ -426,6 +495,20 @@ mod tests {
                 by: Some("ann".to_owned()),
             },
             Fact::SessionClosed { by: None },
+            Fact::ApprovalRequested(ApprovalRequest {
+                of: Seq::new(6),
+                question: Question::RunAgain,
+                digest: "9f86d081".to_owned(),
+                identity: "5ab1".to_owned(),
+                reason: "the daemon was restarted".to_owned(),
+                expires_at: Some(Timestamp(1_700_000_060_000)),
+            }),
+            Fact::ApprovalDecided(ApprovalDecision {
+                of: Seq::new(6),
+                decision: Decision::Denied,
+                by: Some("ann".to_owned()),
+                reason: Some("it was paid".to_owned()),
+            }),
         ]);
         facts
     }
@@ -442,7 +525,11 @@ mod tests {
                 sandbox: None,
             })
         };
-        vec![result(Outcome::Fallback), result(Outcome::Cached)]
+        vec![
+            result(Outcome::Fallback),
+            result(Outcome::Cached),
+            result(Outcome::Denied),
+        ]
     }
 
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
@@ -513,6 +600,22 @@ mod tests {
             usage: USAGE,
             cost_usd: 0.0125,
             title: "What is 1+1?".to_owned(),
+            asked: Vec::new(),
+        }
+    }
+
+    /// A session that waits for a person.
+    fn waiting() -> Summary {
+        Summary {
+            status: Status::Waiting,
+            asked: vec![Asked {
+                of: Seq::new(6),
+                tool: "pay".to_owned(),
+                question: Question::Run,
+                digest: "9f86d081".to_owned(),
+                expires_at: None,
+            }],
+            ..summary()
         }
     }
 
@@ -551,6 +654,9 @@ mod tests {
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
         records.push(("record_summary".to_owned(), key, value));
+        let key = key::summary(SESSION);
+        let value = record::encode_summary(&key, &waiting()).unwrap();
+        records.push(("record_summary_waiting".to_owned(), key, value));
         let key = key::unfinished(SESSION);
         let value = record::encode_recoveries(&key, 2);
         records.push(("record_recoveries".to_owned(), key, value));
@@ -627,6 +733,8 @@ mod tests {
     fn the_witnesses_of_the_other_records_are_read_as_what_they_were() {
         let (key, value) = witness("record_summary");
         assert_eq!(record::decode_summary(&key, &value), Ok(summary()));
+        let (key, value) = witness("record_summary_waiting");
+        assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_recoveries");
         assert_eq!(record::decode_recoveries(&key, &value), Ok(2));
         let (key, value) = witness("record_quarantine");
@@ -647,6 +755,14 @@ mod tests {
         }
         for outcome in OUTCOMES {
             assert_eq!(named(outcome.name(), &OUTCOMES, |o| o.name()), Ok(outcome));
+        }
+        for question in QUESTIONS {
+            let found = named(question.name(), &QUESTIONS, |q| q.name());
+            assert_eq!(found, Ok(question));
+        }
+        for decision in DECISIONS {
+            let found = named(decision.name(), &DECISIONS, |d| d.name());
+            assert_eq!(found, Ok(decision));
         }
         for class in FAILURES {
             assert_eq!(named(class.name(), &FAILURES, |c| c.name()), Ok(class));

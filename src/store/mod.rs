@@ -30,7 +30,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::event::{Event, Fact, Timestamp, Usage};
+use crate::event::{Event, Fact, Question, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
 
 pub use committer::Committer;
@@ -93,6 +93,23 @@ pub struct Summary {
     pub cost_usd: f64,
     /// The first input's beginning, for people.
     pub title: String,
+    /// Tool calls that wait for a person; the first few of them.
+    pub asked: Vec<Asked>,
+}
+
+/// A tool call that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its intent.
+    pub of: Seq,
+    /// The tool's name.
+    pub tool: String,
+    /// What is asked.
+    pub question: Question,
+    /// Binds the answer to the tool and its arguments.
+    pub digest: String,
+    /// Until when an answer counts; `None` for ever.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Where a session stands, as far as its log tells.
@@ -103,6 +120,8 @@ pub enum Status {
     Idle,
     /// A turn is unfinished, or an input waits. Such sessions are resumed at start.
     Unfinished,
+    /// A turn is unfinished, and only people's answers are missing. Not resumed at start.
+    Waiting,
     /// It kept failing and was set aside.
     Quarantined,
     /// It takes no more input.
@@ -116,6 +135,7 @@ impl Status {
         match self {
             Self::Idle => "idle",
             Self::Unfinished => "unfinished",
+            Self::Waiting => "waiting",
             Self::Quarantined => "quarantined",
             Self::Closed => "closed",
         }
@@ -299,6 +319,10 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// Sessions whose status is [`Status::Unfinished`], without reading any finished one.
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
+
+    /// Sessions whose status is [`Status::Waiting`], in the order of ids, without reading any
+    /// finished one.
+    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
 
     /// Counts one more recovery for each, durably, and gives the new counts. Call it before the
     /// session is replayed.

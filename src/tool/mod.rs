@@ -14,6 +14,7 @@ pub mod host;
 pub mod http;
 pub mod parallel;
 mod process;
+mod rule;
 pub mod shim;
 pub mod template;
 mod toolbox;
@@ -149,6 +150,17 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`ToolError::Failed`] is an answer; [`ToolError::Died`] is not, and may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
+
+    /// Whether a call may change something outside, for `approval = "destructive"`.
+    fn is_destructive(&self) -> bool {
+        self.spec().effect != EffectClass::Pure
+    }
+
+    /// Changes when the tool is set up to do something else, so that an approval of a call does not
+    /// survive that. What its definition says counts anyway.
+    fn identity(&self) -> String {
+        String::new()
+    }
 
     /// Names of the tools that this one calls in turn.
     fn members(&self) -> Vec<String> {

@@ -14,6 +14,7 @@ use crate::event::{EffectClass, Outcome};
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
 use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
+use crate::tool::rule::{Cared, rule};
 use crate::tool::{Invocation, OutputSink, Tool};
 
 /// The tools of a company, by name. Cheap to clone.
@@ -72,7 +73,7 @@ impl Toolbox {
         tools: impl IntoIterator<Item = (Arc<dyn Tool>, Care)>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ToolboxError> {
-        let tools: BTreeMap<String, _> = tools
+        let tools: Cared = tools
             .into_iter()
             .map(|(tool, care)| (tool.spec().definition.name.clone(), (tool, care)))
             .collect();
@@ -81,18 +82,14 @@ impl Toolbox {
             .map(|(name, (tool, care))| (name.clone(), leads_to(tool.as_ref(), care)))
             .collect();
         check_ways(&ways)?;
-        let own: BTreeMap<_, _> = tools
-            .iter()
-            .map(|(name, (tool, _))| (name.clone(), tool.spec().effect))
-            .collect();
         let mut hosts = Hosts::new();
-        for (name, (tool, care)) in tools {
-            let effect = weakest(&name, &own, &ways);
-            if care.cache.is_some() && effect != EffectClass::Pure {
-                return Err(ToolboxError::CacheOfEffects(name));
+        for (name, (tool, care)) in &tools {
+            let rule = rule(name, &tools, &ways);
+            if care.cache.is_some() && rule.effect != EffectClass::Pure {
+                return Err(ToolboxError::CacheOfEffects(name.clone()));
             }
-            let host = Host::new(tool, effect, care, Arc::clone(clock));
-            hosts.insert(name, Arc::new(host));
+            let host = Host::new(Arc::clone(tool), rule, care.clone(), Arc::clone(clock));
+            hosts.insert(name.clone(), Arc::new(host));
         }
         let all = Arc::new(hosts);
         Ok(Self {
@@ -282,14 +279,4 @@ fn check_ways(ways: &Ways) -> Result<(), ToolboxError> {
         }
     }
     cycle(ways).map_or(Ok(()), |names| Err(ToolboxError::Cycle(names.join(" → "))))
-}
-
-/// The weakest promise among a tool and all that it may lead to. The ways have no cycle.
-fn weakest(name: &str, own: &BTreeMap<String, EffectClass>, ways: &Ways) -> EffectClass {
-    let others = ways.get(name).into_iter().flatten();
-    others
-        .map(|other| weakest(other, own, ways))
-        .chain(own.get(name).copied())
-        .max()
-        .unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::wire::{Event, Usage};
+use crate::control::wire::Event;
 
 /// Every method of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Method {
     DaemonShutdown,
     /// Nothing → [`Done`].
     DaemonDrain,
-    /// [`CreateSession`] → [`Session`].
+    /// [`CreateSession`] → [`Session`](crate::control::wire::Session).
     SessionCreate,
     /// [`SendInput`] → [`Sent`].
     SessionSend,
@@ -27,19 +27,21 @@ pub enum Method {
     SessionSubscribe,
     /// [`Unsubscribe`] → [`Done`].
     SessionUnsubscribe,
-    /// [`OneSession`] → [`Session`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Session`](crate::control::wire::Session).
     SessionGet,
-    /// [`ListSessions`] → [`SessionList`].
+    /// [`ListSessions`](crate::control::wire::ListSessions) → [`SessionList`](crate::control::wire::SessionList).
     SessionList,
     /// [`EventsOf`] → [`EventPage`].
     SessionEvents,
-    /// [`OneSession`] → [`Cancelled`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Cancelled`](crate::control::wire::Cancelled).
     SessionCancel,
-    /// [`SessionAct`] → [`Done`].
+    /// [`Approve`](crate::control::wire::Approve) → [`Done`].
+    SessionApprove,
+    /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionClose,
-    /// [`OneSession`] → [`Done`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Done`].
     SessionDelete,
-    /// [`SessionAct`] → [`Done`].
+    /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,
     /// Nothing → [`ToolList`].
     ToolList,
@@ -55,7 +57,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -68,6 +70,7 @@ impl Method {
         Self::SessionList,
         Self::SessionEvents,
         Self::SessionCancel,
+        Self::SessionApprove,
         Self::SessionClose,
         Self::SessionDelete,
         Self::SessionRelease,
@@ -94,6 +97,7 @@ impl Method {
             Self::SessionList => "session.list",
             Self::SessionEvents => "session.events",
             Self::SessionCancel => "session.cancel",
+            Self::SessionApprove => "session.approve",
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
             Self::SessionRelease => "session.release",
@@ -301,91 +305,6 @@ pub struct Unsubscribe {
     pub subscription: String,
 }
 
-/// Takes of methods about one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct OneSession {
-    /// Which session.
-    pub session: String,
-}
-
-/// Takes of methods that a person does to one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SessionAct {
-    /// Which session.
-    pub session: String,
-    /// Who does it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
-}
-
-/// What `session.cancel` gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Cancelled {
-    /// False when no turn was running.
-    pub cancelled: bool,
-}
-
-/// A session, as `session.create`, `session.get` and `session.list` give it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Session {
-    /// Its id.
-    pub session: String,
-    /// The agent's name.
-    pub agent: String,
-    /// Who it is accounted to.
-    pub tenant: String,
-    /// For people and filters.
-    pub labels: BTreeMap<String, String>,
-    /// `idle`, `unfinished`, `quarantined`, `closed`.
-    pub status: String,
-    /// In memory.
-    pub live: bool,
-    /// A turn runs.
-    pub running: bool,
-    /// Readers attached.
-    pub readers: u64,
-    /// The number of its last event.
-    pub head: u64,
-    /// Turns begun.
-    pub turns: u32,
-    /// Inputs accepted and not yet applied.
-    pub waiting_inputs: u32,
-    /// Tokens of all model calls.
-    pub usage: Usage,
-    /// Cost of all model calls whose price was known.
-    pub cost_usd: f64,
-    /// The first input's beginning.
-    pub title: String,
-    /// RFC 3339.
-    pub created_at: String,
-    /// RFC 3339.
-    pub updated_at: String,
-    /// Why it was set aside.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quarantine: Option<String>,
-}
-
-/// Takes of `session.list`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ListSessions {
-    /// Only sessions older than this one: `next` of the page before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<String>,
-    /// At most so many; 100 when left out, never more than 1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-}
-
-/// What `session.list` gives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SessionList {
-    /// Newest first.
-    pub sessions: Vec<Session>,
-    /// `before` of the next page; none when this is the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
 /// Takes of `session.events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventsOf {
@@ -447,6 +366,9 @@ pub struct Tool {
     pub timeout_ms: u64,
     /// JSON Schema of its arguments.
     pub parameters: Value,
+    /// Why a person is asked before a session's call runs; none when nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
     /// Its circuit breaker: `closed`, `open` (it is not called) or `half_open` (one call tries).
     pub breaker: String,
     /// Failures in a row.

@@ -5,12 +5,12 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
-    AgentList, CallTool, Cancelled, CreateSession, Done, Event, EventPage, EventsOf, Hello,
-    HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
-    OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
-    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
-    Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
-    Unsubscribe, UserInput, WorkerRestarted,
+    AgentList, ApprovalDecided, ApprovalRequested, Approve, CallTool, Cancelled, CreateSession,
+    Done, Event, EventPage, EventsOf, Hello, HelloAnswer, ListSessions, LlmRequest, LlmResponse,
+    Method, ModelList, Notification, OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request,
+    Response, SendInput, Sent, Session, SessionAct, SessionChange, SessionCreated, SessionList,
+    Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList,
+    ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -63,6 +63,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionList => pair!(generator, ListSessions, SessionList),
         Method::SessionEvents => pair!(generator, EventsOf, EventPage),
         Method::SessionCancel => pair!(generator, OneSession, Cancelled),
+        Method::SessionApprove => pair!(generator, Approve, Done),
         Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
         Method::SessionDelete => pair!(generator, OneSession, Done),
         Method::ToolList => pair!(generator, Done, ToolList),
@@ -82,6 +83,8 @@ fn of_events(generator: &mut SchemaGenerator) -> Value {
         "llm_response": generator.subschema_for::<LlmResponse>(),
         "tool_call": generator.subschema_for::<ToolCall>(),
         "tool_result": generator.subschema_for::<ToolResult>(),
+        "approval_requested": generator.subschema_for::<ApprovalRequested>(),
+        "approval_decided": generator.subschema_for::<ApprovalDecided>(),
         "error": generator.subschema_for::<Problem>(),
         "worker_restarted": generator.subschema_for::<WorkerRestarted>(),
         "turn_finished": generator.subschema_for::<TurnFinished>(),
