@@ -92,6 +92,11 @@ pub struct SessionSettings {
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
+    /// Runs of tools that died are started again at most so often in one session, over all its
+    /// tools …
+    pub max_restarts: u32,
+    /// … within this time.
+    pub restart_within_ms: u64,
     /// The longest wait before a model is tried again.
     pub retry_cap_ms: u64,
     /// The longest first wait before a model is tried again.
@@ -344,6 +349,8 @@ impl Default for SessionSettings {
             max_steps: 50,
             max_attempts: 4,
             max_recoveries: 3,
+            max_restarts: 20,
+            restart_within_ms: 60_000,
             retry_cap_ms: 30_000,
             retry_first_ms: 500,
             call_timeout_ms: 30_000,

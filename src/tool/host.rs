@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
-use crate::event::{EffectClass, Outcome};
+use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
@@ -62,10 +62,31 @@ pub struct CacheLimits {
 /// How a call, or one run of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// With an outcome.
-    Done(Outcome, String),
+    /// With an outcome; and what kind of failure led to it, if one did.
+    Done(Outcome, String, Option<Cause>),
     /// Without one: the outcome that this means if no other run follows, and why.
     Died(Outcome, String),
+}
+
+impl RunEnd {
+    /// What kind of failure it was, if it was one.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Done(_, _, cause) => *cause,
+            Self::Died(outcome, _) => Some(Self::death(*outcome)),
+        }
+    }
+
+    /// What kind of failure a death with this outcome is.
+    #[must_use]
+    pub const fn death(outcome: Outcome) -> Cause {
+        if matches!(outcome, Outcome::Timeout) {
+            Cause::TimedOut
+        } else {
+            Cause::Crashed
+        }
+    }
 }
 
 /// What is known of a breaker.
@@ -95,7 +116,7 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub(super) enum Tried {
     Answered(Outcome, String),
-    Failed(String),
+    Failed(Cause, String),
     Died(Outcome, String),
     /// The breaker is open.
     Refused(String),
@@ -188,7 +209,7 @@ impl Host {
             ran = true;
             match self.guarded(invocation, others).await {
                 Tried::Answered(_, text) => Ok(Arc::from(text)),
-                none @ (Tried::Failed(_) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
+                none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
             }
         };
         let found: Result<Arc<str>, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
@@ -216,7 +237,8 @@ impl Host {
         let work = self.tool.call_among(invocation, others);
         let tried = match tokio::time::timeout(timeout, work).await {
             Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
-            Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
+            Ok(Err(ToolError::Failed(text))) => Tried::Failed(Cause::BadAnswer, cut(text, limit)),
+            Ok(Err(ToolError::Refused(text))) => Tried::Failed(Cause::Refused, cut(text, limit)),
             Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
             Err(_) => Tried::Died(
                 Outcome::Timeout,
@@ -307,7 +329,7 @@ impl Running<'_> {
     fn ended(mut self, tried: &Tried) {
         let verdict = match tried {
             Tried::Answered(..) => Verdict::Succeeded,
-            Tried::Failed(_) | Tried::Died(..) => Verdict::Failed,
+            Tried::Failed(..) | Tried::Died(..) => Verdict::Failed,
             Tried::Refused(_) => Verdict::None,
         };
         self.tell(verdict);
