@@ -118,11 +118,70 @@ mod tests {
     }
 
     #[test]
+    fn the_default_of_otp_allows_one_restart_in_five_seconds() {
+        // intensity = 1, period = 5; with 0 restarts the first failure is one too many.
+        let policy = |max_restarts| RestartPolicy {
+            max_restarts,
+            within: Duration::from_secs(5),
+            ..POLICY
+        };
+        let table: [(u32, &[(u64, Option<u32>)]); 3] = [
+            (1, &[(0, Some(1)), (5, None), (11, Some(1)), (17, Some(1))]),
+            (1, &[(0, Some(1)), (6, Some(1)), (12, Some(1))]),
+            (0, &[(0, None), (100, None)]),
+        ];
+        for (max_restarts, rows) in table {
+            let mut intensity = Intensity::default();
+            for (at, expected) in rows {
+                let count = intensity.failed(&policy(max_restarts), Duration::from_secs(*at));
+                assert_eq!(count, *expected, "{max_restarts} at {at} s");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_rate_may_come_in_a_burst_or_evenly() {
+        // Both allow a restart each 6 s; the longer period allows five at once.
+        for (max_restarts, within) in [(5, 30), (1, 6)] {
+            let policy = RestartPolicy {
+                max_restarts,
+                within: Duration::from_secs(within),
+                ..POLICY
+            };
+            let mut evenly = Intensity::default();
+            for at in (0..20).map(|failure| failure * (within / u64::from(max_restarts) + 1)) {
+                let count = evenly.failed(&policy, Duration::from_secs(at));
+                assert!(count.is_some(), "at {at} s");
+            }
+            let mut intensity = Intensity::default();
+            let burst = [0; 5].map(|at| intensity.failed(&policy, Duration::from_secs(at)));
+            let allowed = burst.into_iter().flatten().count();
+            assert_eq!(allowed, usize::try_from(max_restarts).unwrap());
+        }
+    }
+
+    #[test]
     fn waits_double_up_to_the_cap() {
         let ceilings: Vec<_> = (1..=6)
             .map(|retry| POLICY.backoff.ceiling(retry).as_millis())
             .collect();
         assert_eq!(ceilings, [100, 200, 400, 800, 1000, 1000]);
-        assert_eq!(POLICY.backoff.wait(2, 0.5), Duration::from_millis(100));
+        // (restart, jitter, milliseconds)
+        let table = [
+            (1, 0.0, 0),
+            (1, 1.0, 100),
+            (2, 0.5, 100),
+            (3, 0.25, 100),
+            (5, 1.0, 1_000),
+            (100, 1.0, 1_000),
+            (u32::MAX, 0.5, 500),
+            // What is no share is taken for the nearest one.
+            (1, 7.0, 100),
+            (1, -1.0, 0),
+        ];
+        for (retry, jitter, expected) in table {
+            let wait = POLICY.backoff.wait(retry, jitter).as_millis();
+            assert_eq!(wait, expected, "restart {retry}, jitter {jitter}");
+        }
     }
 }

@@ -98,6 +98,16 @@ pub struct BreakerInfo {
     pub failures: u32,
 }
 
+/// Answers by arguments.
+type Answers = Cache<String, Kept>;
+
+/// A good answer, and when it came.
+#[derive(Clone, Debug)]
+struct Kept {
+    text: Arc<str>,
+    at: Duration,
+}
+
 /// A tool and what stands around it.
 #[derive(Debug)]
 pub struct Host {
@@ -107,7 +117,7 @@ pub struct Host {
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
-    cache: Option<Cache<String, Arc<str>>>,
+    cache: Option<Answers>,
     places: Option<Arc<Semaphore>>,
     clock: Arc<dyn Clock>,
 }
@@ -204,20 +214,41 @@ impl Host {
             return self.guarded(invocation, others).await;
         };
         let key = canonical(&invocation.arguments);
+        self.forget_if_old(cache, &key).await;
         let mut ran = false;
         let run = async {
             ran = true;
             match self.guarded(invocation, others).await {
-                Tried::Answered(_, text) => Ok(Arc::from(text)),
+                Tried::Answered(_, text) => Ok(Kept {
+                    text: Arc::from(text),
+                    at: self.clock.elapsed(),
+                }),
                 none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
             }
         };
-        let found: Result<Arc<str>, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
+        let found: Result<Kept, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
         metric::cache_asked(&self.name, if ran { "miss" } else { "hit" });
         match found {
-            Ok(text) if ran => Tried::Answered(Outcome::Ok, text.to_string()),
-            Ok(text) => Tried::Answered(Outcome::Cached, text.to_string()),
+            Ok(kept) if ran => {
+                // Now, and not some time later, goes what is one too many.
+                cache.run_pending_tasks().await;
+                Tried::Answered(Outcome::Ok, kept.text.to_string())
+            }
+            Ok(kept) => Tried::Answered(Outcome::Cached, kept.text.to_string()),
             Err(none) => Tried::clone(&none),
+        }
+    }
+
+    /// An answer's age is measured by the company's clock. That a fresh one, which came just now,
+    /// is forgotten as well costs another run of a pure tool.
+    async fn forget_if_old(&self, cache: &Answers, key: &str) {
+        let Some(kept) = cache.get(key).await else {
+            return;
+        };
+        let age = self.clock.elapsed().saturating_sub(kept.at);
+        let ttl = cache.policy().time_to_live();
+        if ttl.is_some_and(|ttl| age >= ttl) {
+            cache.invalidate(key).await;
         }
     }
 
@@ -352,7 +383,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn cache(limits: CacheLimits) -> Cache<String, Arc<str>> {
+fn cache(limits: CacheLimits) -> Answers {
     Cache::builder()
         .max_capacity(limits.entries)
         .time_to_live(limits.ttl)
