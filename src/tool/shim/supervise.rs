@@ -80,7 +80,10 @@ async fn supervise(control: std::os::unix::net::UnixStream) -> io::Result<()> {
         terminate: signal(SignalKind::terminate())?,
         child: signal(SignalKind::child())?,
     };
-    let plan: Plan = read_frame(&mut control).await?;
+    let Ok(plan) = read_frame::<_, Plan>(&mut control).await else {
+        // Nobody wants it any more, and nothing has been started.
+        return Ok(());
+    };
     if getppid() != Pid::from_raw(plan.parent) {
         return Ok(());
     }
