@@ -468,7 +468,7 @@ fn script(first: &Value) -> String {
 
 fn settings(dir: &Path, limits: &str) -> String {
     let shown = dir.display();
-    let mut text = format!(
+    let company = format!(
         r#"
 [store]
 path = "{shown}/data"
@@ -483,13 +483,16 @@ provider = "scripted"
 script = "{shown}/script.json"
 "#
     );
-    for (name, effect) in CLASSES
-        .map(|class| (class, class))
-        .into_iter()
-        .chain([("holder", "at_most_once")])
-    {
-        text += &format!(
-            r#"
+    let mut parts = vec![company, tool(dir, "holder", "at_most_once")];
+    parts.extend(CLASSES.map(|class| tool(dir, class, class)));
+    parts.concat()
+}
+
+/// A tool, and the agent that has it.
+fn tool(dir: &Path, name: &str, effect: &str) -> String {
+    let shown = dir.display();
+    format!(
+        r#"
 [tools.act_{name}]
 kind = "command"
 description = "acts"
@@ -503,9 +506,7 @@ backoff_first_ms = 1
 model = "scripted"
 tools = ["act_{name}"]
 "#
-        );
-    }
-    text
+    )
 }
 
 /// What is expected of `pure` and `idempotent`, and of `at_most_once`.

@@ -199,7 +199,7 @@ impl Thread {
                 waiting.push(shim.over);
             }
         }
-        trace::end_all(killed, Strays::Supervisor);
+        trace::end_all(&killed, Strays::Supervisor);
         // Their calls may end now.
         drop(waiting);
     }

@@ -59,7 +59,7 @@ impl Run {
             .create(&here)
             .map_err(failed)?;
         let place = Group::place(&id);
-        let target = place.as_deref().unwrap_or(Path::new(NO_GROUP));
+        let target = place.as_deref().unwrap_or_else(|| Path::new(NO_GROUP));
         let trace = here.join(name(&id, me, start));
         symlink(target, &trace).map_err(failed)?;
         // After the trace: what is killed between the two leaves nothing that nobody knows.
@@ -85,7 +85,7 @@ impl Run {
         if is_empty {
             self.forget();
         } else {
-            end_all(vec![self], Strays::Supervisor);
+            end_all(&[self], Strays::Supervisor);
         }
     }
 
@@ -112,7 +112,7 @@ impl Run {
 
 /// Ends what is left of runs whose shims are gone, by force. A trace stays as long as something of
 /// its run does.
-pub(crate) fn end_all(runs: Vec<Run>, why: Strays) {
+pub(crate) fn end_all(runs: &[Run], why: Strays) {
     if runs.is_empty() {
         return;
     }
@@ -148,7 +148,7 @@ pub(crate) fn sweep(folder: &Path) {
             let _next_time = fs::remove_dir_all(&place);
         }
     }
-    end_all(left, Strays::Start);
+    end_all(&left, Strays::Start);
 }
 
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
@@ -210,7 +210,7 @@ mod tests {
         let dead = run.trace.with_file_name(name(&"0".repeat(32), me, 1));
         symlink(NO_GROUP, &dead).unwrap();
         sweep(folder.path());
-        assert_eq!(traces(folder.path()), [run.trace.clone()]);
+        assert_eq!(traces(folder.path()), std::slice::from_ref(&run.trace));
         run.ended_well();
     }
 
