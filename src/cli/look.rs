@@ -204,7 +204,7 @@ fn event_line(screen: &mut Screen, event: &Event) -> Result<()> {
     match screen.style {
         Style::Json => screen.value(event)?,
         Style::Text => screen.line(&format!(
-            "{:>5}  {}  {:<16}  {}",
+            "{:>5}  {}  {:<18}  {}",
             event.seq,
             event.timestamp,
             event.kind,

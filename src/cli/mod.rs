@@ -10,7 +10,9 @@ mod follow;
 mod look;
 mod printer;
 mod screen;
+mod store;
 mod talk;
+mod why;
 
 use std::io;
 use std::process::ExitCode;
@@ -103,6 +105,10 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
             let loaded = load(&layers, environment)?;
             block_on(daemon::serve(&loaded, environment, mode))
         }
+        Command::Store(command) => {
+            let settings = load(&layers, environment)?.settings.resolved(environment)?;
+            block_on(store::carry_out(command, &settings, screen))
+        }
         Command::Talk(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
             let person = environment.get("USER").map(str::to_owned);
@@ -187,10 +193,12 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
         Ask::Ls { limit, .. } => look::ls(client, screen, limit).await,
         Ask::Show { session } => look::show(client, screen, session).await,
+        Ask::Why { session } => why::why(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
         Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
         Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,
         Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,
+        Ask::Gc { rule } => store::gc(client, screen, rule).await,
         Ask::Release { session } => act::act(client, screen, Method::SessionRelease, session).await,
         Ask::Rm { session } => act::remove(client, screen, session).await,
         Ask::Tools { command: None } => look::tools(client, screen).await,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::{error, info};
 
-use crate::admission::Place;
+use crate::admission::{Claim, Place};
 use crate::event::{Event, Fact, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -50,7 +50,7 @@ pub(super) async fn activate(
     id: SessionId,
     why: Why,
 ) -> Result<Activated, Fault> {
-    let place = place(shared, &why).await?;
+    let place = place(shared, id, &why).await?;
     let _loading = loading.acquire().await;
     if let Some(reason) = shared.store.quarantine(id).await? {
         return Err(quarantined(&reason));
@@ -80,15 +80,17 @@ pub(super) async fn activate(
 }
 
 /// Whoever asks can be refused; what was accepted waits as long as it takes.
-async fn place(shared: &Shared, why: &Why) -> Result<Place, Fault> {
+async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault> {
     let lane = &shared.lanes.live_sessions;
+    // Whose it is stands in its log.
+    let claim = Claim::nobodys(Some(id));
     match why {
-        Why::Created(_) | Why::Asked => lane.enter_or_refuse().await.map_err(|full| {
+        Why::Created(_) | Why::Asked => lane.enter_or_refuse(&claim).await.map_err(|full| {
             metric::rejected(Rejection::Overloaded);
             SessionError::from(full).into()
         }),
         Why::Resumed | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
-            Ok(lane.enter().await)
+            Ok(lane.enter(&claim).await)
         }
     }
 }

@@ -322,7 +322,7 @@ impl Builder {
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
         let shared = Arc::new(Shared {
             redactor,
-            lanes: Lanes::new(&self.settings.limits, &self.clock),
+            lanes: Lanes::new(&self.settings.limits, &self.settings.tenants, &self.clock),
             settings: self.settings.sessions,
             limits: self.settings.limits,
             store,

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Impresario, SessionInfo, Turn, overloaded};
+use super::{Impresario, Reason, SessionInfo, Turn, overloaded};
+use crate::admission::Claim;
 use crate::chunk::{Chunk, Cursor};
 use crate::event::{SessionCreated, UserInput};
 use crate::fault::{Code, Fault};
@@ -175,7 +176,7 @@ impl Session {
         self.with_handle(|handle| {
             let (input, lane) = (input.clone(), lane.clone());
             async move {
-                let place = lane.try_enter()?;
+                let place = lane.try_enter(&Claim::nobodys(Some(handle.id())))?;
                 handle.say(input, place).await
             }
         })
@@ -257,6 +258,14 @@ impl Session {
     /// [`Code::NotFound`], [`Code::StoreFailed`].
     pub async fn info(&self) -> Result<SessionInfo, Fault> {
         self.company.session_info(self.id).await
+    }
+
+    /// What it does, and what it waits for. Does not wake it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::StoreFailed`].
+    pub async fn why(&self) -> Result<Vec<Reason>, Fault> {
+        self.company.why(self.id).await
     }
 
     /// A page of events after `after`. Does not wake the session.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::{ActorCell, ActorProcessingErr};
 use tracing::debug;
 
+use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace};
 use crate::admission::Place;
@@ -94,6 +95,20 @@ impl State {
         }
     }
 
+    /// What is in flight, for people.
+    pub(super) fn effects(&self) -> Vec<Effect> {
+        let now = self.shared.clock.elapsed();
+        let running = self.running.iter();
+        running
+            .map(|(of, running)| Effect {
+                of: *of,
+                tool: self.turn.open_call(*of).map(|open| open.tool.clone()),
+                attempt: running.attempt,
+                since: now.saturating_sub(running.since),
+            })
+            .collect()
+    }
+
     fn stop_all_but(&mut self, owed: &[Owed]) {
         let still_owed = |of: Seq, attempt: u32| {
             owed.iter().any(|owed| match owed {
@@ -121,12 +136,12 @@ impl State {
             return;
         }
         let lane = self.shared.lanes.running_turns.clone();
-        match lane.try_enter() {
+        match lane.try_enter(&self.claim) {
             Ok(place) => self.placed(place),
             Err(_) => {
-                let myself = self.myself.clone();
+                let (myself, claim) = (self.myself.clone(), self.claim.clone());
                 crate::clock::spawn(async move {
-                    let place = lane.enter().await;
+                    let place = lane.enter(&claim).await;
                     // A session that is gone gives the place back.
                     let _gone = myself.cast(Msg::Placed(place));
                 });
@@ -195,6 +210,7 @@ impl State {
         };
         let work = ModelWork {
             of,
+            claim: self.claim.clone(),
             model: Arc::clone(&agent.model.model),
             request: Request {
                 system: agent.system.clone(),
@@ -235,6 +251,7 @@ impl State {
         };
         let work = ToolWork {
             id: self.id,
+            claim: self.claim.clone(),
             open,
             fallen,
             tools: self

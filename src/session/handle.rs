@@ -7,7 +7,7 @@ use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 
 use super::{Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
-use crate::event::UserInput;
+use crate::event::{Timestamp, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId, TurnId};
 use crate::store::{Blame, StoreError};
@@ -32,14 +32,31 @@ pub struct Accepted {
 }
 
 /// What is known of a session only while it is in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Readers.
     pub readers: usize,
     /// The turn that runs.
     pub running_turn: Option<TurnId>,
     /// Model and tool calls in flight.
-    pub effects: usize,
+    pub effects: Vec<Effect>,
+    /// When a model is asked again.
+    pub retry_at: Option<Timestamp>,
+    /// It has no place among the running turns, and needs one to go on.
+    pub wants_place: bool,
+}
+
+/// A model or tool call in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Its intent.
+    pub of: Seq,
+    /// The tool's name; `None` for a model.
+    pub tool: Option<String>,
+    /// Which run.
+    pub attempt: u32,
+    /// For how long.
+    pub since: Duration,
 }
 
 /// Why a session did not do as it was told.

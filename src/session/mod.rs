@@ -28,7 +28,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use crate::admission::Place;
+use crate::admission::{Claim, Place};
 use crate::context::Context;
 use crate::event::{Fact, Outcome, Timestamp};
 use crate::fault::Fault;
@@ -37,9 +37,9 @@ use crate::model::Piece;
 use crate::restart::Intensity;
 use crate::store::{StoreError, Stored};
 use crate::subscriber::{Attached, Feed};
-use crate::turn::{self, Input, Refusal};
+use crate::turn::{self, Input, Owed, Refusal};
 
-pub use handle::{Accepted, Facts, SessionError, SessionHandle};
+pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
 pub use load::{Loaded, load, summary};
 use shared::{Agent, Shared};
@@ -165,6 +165,8 @@ pub enum Ended {
 
 struct State {
     id: SessionId,
+    /// Who wants places for it.
+    claim: Claim,
     shared: Arc<Shared>,
     agent: Option<Arc<Agent>>,
     myself: ActorRef<Msg>,
@@ -276,11 +278,13 @@ impl State {
         let agent = turn
             .created()
             .and_then(|created| args.shared.agents.get(&created.agent).cloned());
+        let tenant = turn.created().map_or("", |created| created.tenant.as_str());
         let now = args.shared.clock.elapsed();
         // What waits for a person was not running.
         let unfinished = turn.running_turn().is_some() && !turn.waits_for_people();
         Self {
             id: args.id,
+            claim: Claim::of(tenant, args.id),
             agent,
             myself,
             durable: turn.head(),
@@ -399,7 +403,12 @@ impl State {
         let facts = Facts {
             readers: self.live.readers(),
             running_turn: self.turn.running_turn(),
-            effects: self.running.len(),
+            effects: self.effects(),
+            retry_at: self.turn.owed().iter().find_map(|owed| match owed {
+                Owed::Wait { until } => Some(*until),
+                Owed::Place | Owed::Model { .. } | Owed::Tool(_) | Owed::Approval { .. } => None,
+            }),
+            wants_place: matches!(self.turn_place, TurnPlace::Asked),
         };
         answer(reply, facts);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::admission::Lane;
+use crate::admission::{Lane, Share, Shares};
 use crate::clock::Clock;
 use crate::context::ToolDefinition;
 use crate::event::{Timestamp, Usage};
@@ -13,7 +13,7 @@ use crate::id::SessionId;
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
-use crate::settings::{LimitSettings, SessionSettings};
+use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
 use crate::turn::{Rules, ToolRule};
@@ -197,32 +197,80 @@ pub struct Lanes {
 impl Lanes {
     /// Lanes with the places of the settings.
     #[must_use]
-    pub fn new(limits: &LimitSettings, clock: &Arc<dyn Clock>) -> Self {
+    pub fn new(
+        limits: &LimitSettings,
+        tenants: &BTreeMap<String, TenantSettings>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
         // Only the doors refuse; behind them, work is bounded by what the doors let in.
         let door = limits.waiting_requests;
         let inside = usize::MAX;
         let lane = |lane, places, waiting| Lane::new(lane, places, waiting, Arc::clone(clock));
+        let fair =
+            |lane, places, limit: Option<usize>, own: fn(&TenantSettings) -> Option<usize>| {
+                let shares = shares(limit, tenants, own);
+                Lane::shared(lane, (places, inside), shares, Arc::clone(clock))
+            };
         Self {
             live_sessions: lane(metric::Lane::LiveSessions, limits.live_sessions, door),
-            running_turns: lane(metric::Lane::RunningTurns, limits.running_turns, inside),
-            model_calls: lane(metric::Lane::ModelCalls, limits.model_calls, inside),
-            tool_workers: lane(metric::Lane::ToolWorkers, limits.tool_workers, inside),
+            running_turns: fair(
+                metric::Lane::RunningTurns,
+                limits.running_turns,
+                limits.tenant_running_turns,
+                |tenant| tenant.running_turns,
+            ),
+            model_calls: fair(
+                metric::Lane::ModelCalls,
+                limits.model_calls,
+                limits.tenant_model_calls,
+                |tenant| tenant.model_calls,
+            ),
+            tool_workers: fair(
+                metric::Lane::ToolWorkers,
+                limits.tool_workers,
+                limits.tenant_tool_workers,
+                |tenant| tenant.tool_workers,
+            ),
             queued_inputs: lane(metric::Lane::QueuedInputs, limits.queued_inputs, 0),
         }
     }
 
-    /// Tells the metrics how many wait before each lane.
-    pub fn report(&self) {
-        let lanes = [
+    /// Every lane with its name.
+    pub fn all(&self) -> impl Iterator<Item = (metric::Lane, &Lane)> {
+        [
             (metric::Lane::LiveSessions, &self.live_sessions),
             (metric::Lane::RunningTurns, &self.running_turns),
             (metric::Lane::ModelCalls, &self.model_calls),
             (metric::Lane::ToolWorkers, &self.tool_workers),
             (metric::Lane::QueuedInputs, &self.queued_inputs),
-        ];
-        for (lane, places) in lanes {
+        ]
+        .into_iter()
+    }
+
+    /// Tells the metrics how many wait before each lane.
+    pub fn report(&self) {
+        for (lane, places) in self.all() {
             metric::queue_depth(lane, places.gauge().waiting);
         }
+    }
+}
+
+/// What each tenant gets of a lane.
+fn shares(
+    limit: Option<usize>,
+    tenants: &BTreeMap<String, TenantSettings>,
+    own: fn(&TenantSettings) -> Option<usize>,
+) -> Shares {
+    let share = |weight: Option<u32>, limit: Option<usize>| Share {
+        weight: weight.unwrap_or(1),
+        limit: limit.unwrap_or(usize::MAX),
+    };
+    let named = tenants
+        .iter()
+        .map(|(name, tenant)| (name.clone(), share(tenant.weight, own(tenant).or(limit))));
+    Shares {
+        others: share(None, limit),
+        named: named.collect(),
     }
 }
 

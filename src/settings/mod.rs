@@ -12,6 +12,7 @@ mod paths;
 mod problems;
 mod sandbox;
 mod steps;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use paths::NoHome;
 pub use problems::Problem;
 pub use sandbox::SandboxLevel;
 pub use steps::{HeaderSettings, StepSettings};
+pub use tenant::TenantSettings;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ pub struct Settings {
     pub tools: BTreeMap<String, ToolSettings>,
     /// Agents by name.
     pub agents: BTreeMap<String, AgentSettings>,
+    /// Tenants by name.
+    pub tenants: BTreeMap<String, TenantSettings>,
 }
 
 /// `[store]`: where events are kept.
@@ -117,6 +121,12 @@ pub struct LimitSettings {
     pub model_calls: usize,
     /// Tool calls in flight.
     pub tool_workers: usize,
+    /// At most so many turns of a tenant run; `None` for as many as there are.
+    pub tenant_running_turns: Option<usize>,
+    /// At most so many model calls of a tenant are in flight.
+    pub tenant_model_calls: Option<usize>,
+    /// At most so many tool calls of a tenant are in flight.
+    pub tenant_tool_workers: Option<usize>,
     /// Tool calls of one step in flight.
     pub tools_per_step: usize,
     /// Inputs accepted and not yet applied, in all sessions together.
@@ -365,6 +375,9 @@ impl Default for LimitSettings {
             running_turns: 1_000,
             model_calls: 256,
             tool_workers: 256,
+            tenant_running_turns: None,
+            tenant_model_calls: None,
+            tenant_tool_workers: None,
             tools_per_step: 16,
             queued_inputs: 100_000,
             waiting_requests: 1_000,

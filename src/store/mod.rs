@@ -10,6 +10,7 @@
 
 mod commit;
 mod committer;
+mod copy;
 mod disk;
 mod engine;
 mod key;
@@ -23,6 +24,7 @@ mod writer;
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,6 +36,7 @@ use crate::event::{Event, Fact, Question, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
 
 pub use committer::Committer;
+pub use copy::{Copied, CopyError, Damaged, compact, restore};
 pub use memory::{FailPoint, MemoryEngine, MemoryStore};
 pub use record::MAX_EVENT_BYTES;
 pub use sled_engine::{OpenError, SledEngine, SledStore};
@@ -347,6 +350,11 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// Removes the session's log and summary. Durable when it resolves.
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Copies every session, as it is durable when it is come to, into a new store in the directory
+    /// `into`, which must be empty or not exist. Durable and checked when it resolves. Appends go
+    /// on meanwhile. Cancellation: the copy is finished all the same.
+    fn backup(&self, into: PathBuf, now: Timestamp) -> BoxFuture<'_, Result<Copied, CopyError>>;
 
     /// Resolves once, with the reason, when the store can no longer be trusted.
     fn poisoned(&self) -> BoxFuture<'static, String>;

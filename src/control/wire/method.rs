@@ -33,6 +33,8 @@ pub enum Method {
     SessionList,
     /// [`EventsOf`] → [`EventPage`].
     SessionEvents,
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Why`](crate::control::wire::Why).
+    SessionWhy,
     /// [`OneSession`](crate::control::wire::OneSession) → [`Cancelled`](crate::control::wire::Cancelled).
     SessionCancel,
     /// [`Approve`](crate::control::wire::Approve) → [`Done`].
@@ -43,6 +45,8 @@ pub enum Method {
     SessionDelete,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,
+    /// [`Backup`](crate::control::wire::Backup) → [`BackupDone`](crate::control::wire::BackupDone).
+    StoreBackup,
     /// Nothing → [`ToolList`].
     ToolList,
     /// [`CallTool`] → [`ToolAnswer`].
@@ -57,7 +61,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -69,11 +73,13 @@ impl Method {
         Self::SessionGet,
         Self::SessionList,
         Self::SessionEvents,
+        Self::SessionWhy,
         Self::SessionCancel,
         Self::SessionApprove,
         Self::SessionClose,
         Self::SessionDelete,
         Self::SessionRelease,
+        Self::StoreBackup,
         Self::ToolList,
         Self::ToolCall,
         Self::ToolReset,
@@ -96,11 +102,13 @@ impl Method {
             Self::SessionGet => "session.get",
             Self::SessionList => "session.list",
             Self::SessionEvents => "session.events",
+            Self::SessionWhy => "session.why",
             Self::SessionCancel => "session.cancel",
             Self::SessionApprove => "session.approve",
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
             Self::SessionRelease => "session.release",
+            Self::StoreBackup => "store.backup",
             Self::ToolList => "tool.list",
             Self::ToolCall => "tool.call",
             Self::ToolReset => "tool.reset",

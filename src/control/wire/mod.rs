@@ -9,7 +9,9 @@ mod frame;
 mod method;
 mod schema;
 mod session;
+mod store;
 mod stream;
+mod why;
 
 pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
 pub use event::{
@@ -26,7 +28,9 @@ pub use method::{
 };
 pub use schema::schema;
 pub use session::{Cancelled, ListSessions, OneSession, Session, SessionAct, SessionList};
+pub use store::{Backup, BackupDone, StoreProblem};
 pub use stream::StreamItem;
+pub use why::{PlaceHolder, Reason, Why};
 
 /// The version of this protocol. A newer one is refused.
 pub const PROTOCOL: u32 = 1;
