@@ -9,7 +9,8 @@
 //! Then the others: sessions that take turn after turn (a model call, a tool call, a model call)
 //! while 500 workers do something at the same instant, each in a session of its own. Measured are
 //! the turns of the others that fell into the time from that instant to the last of the 500
-//! answers: with nothing going on, with 500 that just answer, with 500 that panic and are replaced.
+//! answers: with nothing going on, with 500 that just answer, with 500 that panic and are replaced,
+//! as fast as can be and at the default rate (`limits.restarts_per_second`).
 //!
 //! `cargo bench --bench restart`; `BENCH_ROUNDS` sets how many are measured one by one (default
 //! 500).
@@ -50,7 +51,7 @@ const STORM: usize = 500;
 /// Sessions that go on beside a storm.
 const BYSTANDERS: usize = 8;
 /// So many storms are measured.
-const STORMS: usize = 20;
+const STORMS: usize = 8;
 /// The panic of the bench, which is not to be printed.
 const ON_PURPOSE: &str = "on purpose";
 
@@ -108,7 +109,7 @@ fn main() {
         );
         let mut bare = Vec::new();
         let mut ours = Vec::new();
-        let (company, mut watcher) = company(Beside::Panics).await;
+        let (company, mut watcher) = company(Beside::Panics(AT_ANY_RATE)).await;
         for _ in 0..rounds {
             bare.push(bare_at_once(1).await);
             ours.push(span(company_at_once(&company, &mut watcher, 1).await));
@@ -132,8 +133,12 @@ fn main() {
 enum Beside {
     Nothing,
     Answers,
-    Panics,
+    /// Replacements begin at this rate.
+    Panics(u32),
 }
+
+/// No rate at all.
+const AT_ANY_RATE: u32 = u32::MAX;
 
 /// Prints how long turns of the others take beside each of these.
 async fn bystanders() {
@@ -142,10 +147,12 @@ async fn bystanders() {
         "turns of others", "p50", "ratio", "p99", "ratio", "turns"
     );
     let mut calm = None;
+    let default_rate = Settings::default().limits.restarts_per_second;
     for (name, beside) in [
         ("beside nothing", Beside::Nothing),
         ("500 answer", Beside::Answers),
-        ("500 panic", Beside::Panics),
+        ("500 panic, fast", Beside::Panics(AT_ANY_RATE)),
+        ("500 panic", Beside::Panics(default_rate)),
     ] {
         let mut turns = turns_beside(beside).await;
         let (p50, p99) = (at(&mut turns, 0.5), at(&mut turns, 0.99));
@@ -303,7 +310,7 @@ async fn work(moments: &Moments, attempt: u32, beside: Beside) {
         moments.tell(Moment::Waits).await;
         moments.gate.acquire().await.unwrap().forget();
         moments.tell(Moment::Panics).await;
-        if beside == Beside::Panics {
+        if matches!(beside, Beside::Panics(_)) {
             std::panic::panic_any(ON_PURPOSE);
         }
     }
@@ -343,6 +350,9 @@ fn script(tool: &str) -> Arc<Scripted> {
 async fn company(beside: Beside) -> (Impresario, Watcher) {
     let (moments, watcher) = Moments::new();
     let mut settings = Settings::default();
+    if let Beside::Panics(rate) = beside {
+        settings.limits.restarts_per_second = rate;
+    }
     settings.limits.tool_workers = 2 * AT_ONCE;
     settings.limits.running_turns = 2 * AT_ONCE;
     settings.limits.model_calls = 2 * AT_ONCE;
@@ -462,7 +472,7 @@ impl Actor for Child {
         attempt: u32,
         moments: &mut Moments,
     ) -> Result<(), ActorProcessingErr> {
-        work(moments, attempt, Beside::Panics).await;
+        work(moments, attempt, Beside::Panics(AT_ANY_RATE)).await;
         myself.stop(None);
         Ok(())
     }

@@ -62,6 +62,28 @@ impl Backoff {
     }
 }
 
+/// Spreads what would begin at the same instant: a few at once, the rest one after the other. The
+/// leaky bucket of ATM's generic cell rate algorithm, so that there is one number to remember
+/// (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// When the next one would begin, if none began before its time.
+    due: Duration,
+}
+
+/// So much of a rate may begin at once.
+const BURST: Duration = Duration::from_millis(100);
+
+impl Pace {
+    /// How long one that comes at `now` has to wait, where so many may begin in a second. It has
+    /// its place then, whether it takes it or not.
+    pub fn wait(&mut self, per_second: u32, now: Duration) -> Duration {
+        let due = self.due.max(now);
+        self.due = due.saturating_add(Duration::from_secs(1) / per_second.max(1));
+        due.saturating_sub(now).saturating_sub(BURST)
+    }
+}
+
 /// Remembers failures, and says whether another restart is allowed.
 #[derive(Clone, Debug, Default)]
 pub struct Intensity {
@@ -159,6 +181,31 @@ mod tests {
             let burst = [0; 5].map(|at| intensity.failed(&policy, Duration::from_secs(at)));
             let allowed = burst.into_iter().flatten().count();
             assert_eq!(allowed, usize::try_from(max_restarts).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_comes_at_once_begins_a_few_at_a_time() {
+        // 20 in a second: two, and then one each 50 ms. (comes at, waits), milliseconds.
+        let table = [
+            (0, 0),
+            (0, 0),
+            (0, 0),
+            (0, 50),
+            (0, 100),
+            (100, 50),
+            (200, 0),
+            (200, 50),
+            // After a while there is no more than at the beginning.
+            (10_000, 0),
+            (10_000, 0),
+            (10_000, 0),
+            (10_000, 50),
+        ];
+        let mut pace = Pace::default();
+        for (at, expected) in table {
+            let wait = pace.wait(20, Duration::from_millis(at));
+            assert_eq!(wait, Duration::from_millis(expected), "at {at} ms");
         }
     }
 

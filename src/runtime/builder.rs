@@ -11,7 +11,7 @@ use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
-use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Shared};
+use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Restarts, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
@@ -330,6 +330,7 @@ impl Builder {
             models,
             tools,
             phase: Phase::default(),
+            restarts: Restarts::default(),
             census: Census::default(),
             alarms: Alarms::default(),
             clock: Arc::clone(&self.clock),

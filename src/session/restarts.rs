@@ -1,8 +1,8 @@
 //! Whether a run of a tool that died is followed by another. Nothing is started again without a
 //! bound: a call has its tool's number of restarts, the tool has them within a time in this
-//! session, and the session has a number over all its tools.
+//! session, the session has a number over all its tools, and all sessions together have a rate.
 //!
-//! Called by `outcomes` alone. What happens to a call that is given up is decided there.
+//! Called by `outcomes` and `effects`. What happens to a call that is given up is decided there.
 
 use std::time::Duration;
 
@@ -38,5 +38,15 @@ impl State {
             within_ms: self.shared.settings.restart_within_ms,
         });
         false
+    }
+
+    /// How long the next run has to wait for those of other sessions. What only goes on after a
+    /// restart of the daemon waits for none: its lanes are enough.
+    pub(super) fn pace(&self, tool: &str) -> Duration {
+        if !self.deaths.contains_key(tool) {
+            return Duration::ZERO;
+        }
+        let rate = self.shared.limits.restarts_per_second;
+        self.shared.restarts.wait(rate, self.shared.clock.elapsed())
     }
 }

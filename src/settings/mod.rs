@@ -135,6 +135,8 @@ pub struct LimitSettings {
     pub waiting_requests: usize,
     /// Logs that are read into memory at once.
     pub loading_sessions: usize,
+    /// Runs of tools that died and begin again, in a second; a tenth of it at once.
+    pub restarts_per_second: u32,
 }
 
 /// `[streams]`: how readers are fed.
@@ -382,6 +384,7 @@ impl Default for LimitSettings {
             queued_inputs: 100_000,
             waiting_requests: 1_000,
             loading_sessions: 16,
+            restarts_per_second: 200,
         }
     }
 }

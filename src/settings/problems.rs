@@ -124,6 +124,7 @@ impl Settings {
             ("queued_inputs", it.queued_inputs),
             ("waiting_requests", it.waiting_requests),
             ("loading_sessions", it.loading_sessions),
+            ("restarts_per_second", it.restarts_per_second as usize),
         ] {
             limits.at_least(key, value as u64, 1);
             limits.at_most(key, value as u64, MAX_PERMITS);
