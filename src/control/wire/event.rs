@@ -155,6 +155,11 @@ pub struct ToolResult {
     /// How a program was confined: `none`, `basic`, `landlock`, `bwrap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// What kind of failure led to this outcome, if one did: `crashed`, `timed_out`, `bad_answer`
+    /// (the tool answered with an error), `refused` (it was not run), `breaker_open`,
+    /// `interrupted` (by a restart of the daemon or the session).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// `error`: for people; never shown to the model.
@@ -185,6 +190,9 @@ pub struct WorkerRestarted {
     pub attempt: u32,
     /// Why the former run ended.
     pub reason: String,
+    /// What kind of failure that was, as in `tool_result`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// `turn_finished`.
@@ -284,7 +292,13 @@ fn data(fact: &Fact, id: &str) -> Value {
             of,
             attempt,
             reason,
-        } => json!({"of": of, "attempt": attempt, "reason": reason}),
+            cause,
+        } => value(WorkerRestarted {
+            of: of.get(),
+            attempt: *attempt,
+            reason: reason.clone(),
+            cause: cause.map(|cause| cause.name().to_owned()),
+        }),
         Fact::TurnFinished {
             turn,
             status,
@@ -350,6 +364,7 @@ impl From<&event::ToolResult> for ToolResult {
             attempts: it.attempts,
             duration_ms: it.duration_ms,
             sandbox: it.sandbox.map(|level| level.name().to_owned()),
+            cause: it.cause.map(|cause| cause.name().to_owned()),
         }
     }
 }
@@ -429,6 +444,7 @@ mod tests {
                 of: Seq::new(3),
                 attempt: 2,
                 reason: "died".into(),
+                cause: Some(event::Cause::Crashed),
             },
             Fact::Quarantined {
                 reason: "why".into(),
@@ -445,7 +461,11 @@ mod tests {
             )
         });
         assert_eq!(request.read::<LlmRequest>().unwrap().attempt, 2);
-        assert_eq!(restarted.read::<WorkerRestarted>().unwrap().of, 3);
+        let restarted: WorkerRestarted = restarted.read().unwrap();
+        assert_eq!(
+            (restarted.of, restarted.cause.as_deref()),
+            (3, Some("crashed"))
+        );
         assert_eq!(quarantined.read::<Quarantined>().unwrap().reason, "why");
     }
 }
