@@ -23,7 +23,7 @@ use impresario::breaker::BreakerState;
 use impresario::chunk::{Channel, Item};
 use impresario::clock::{Clock, SystemClock};
 use impresario::context::ToolDefinition;
-use impresario::event::{AttachmentKind, EffectClass, Fact, Outcome};
+use impresario::event::{AttachmentKind, Cause, EffectClass, Fact, Outcome};
 use impresario::id::SessionId;
 use impresario::runtime::{Ruling, Verdict};
 use impresario::settings::{
@@ -143,12 +143,12 @@ async fn run(tools: &Toolbox, tool: &str) -> RunEnd {
 }
 
 fn ok(text: &str) -> RunEnd {
-    RunEnd::Done(Outcome::Ok, text.to_owned())
+    RunEnd::Done(Outcome::Ok, text.to_owned(), None)
 }
 
 fn said(end: RunEnd) -> String {
     match end {
-        RunEnd::Done(_, text) | RunEnd::Died(_, text) => text,
+        RunEnd::Done(_, text, _) | RunEnd::Died(_, text) => text,
     }
 }
 
@@ -570,7 +570,11 @@ async fn what_a_tool_says_no_to_is_an_error_for_the_model_and_counts_for_its_bre
     let play = Play::new();
     let tools = play.toolbox(|settings| settings.breaker_failures = 2);
     for _ in 0..2 {
-        let expected = RunEnd::Done(Outcome::Error, "no such thing".to_owned());
+        let expected = RunEnd::Done(
+            Outcome::Error,
+            "no such thing".to_owned(),
+            Some(Cause::BadAnswer),
+        );
         assert_eq!(run(&tools, "fake__fail").await, expected);
     }
     let text = said(run(&tools, "fake__fail").await);
@@ -835,7 +839,7 @@ async fn a_server_over_http_that_dies_in_the_middle_of_a_call_is_reached_again_w
     };
     assert!(reason.contains("not running"), "{reason}");
     let end = run(&tools, "fake__fail").await;
-    let RunEnd::Done(Outcome::Error, reason) = end else {
+    let RunEnd::Done(Outcome::Error, reason, Some(Cause::Refused)) = end else {
         panic!("{end:?} is no error, though the call was surely not made");
     };
     assert!(reason.contains("not running"), "{reason}");
@@ -855,7 +859,11 @@ async fn a_server_over_http_that_began_anew_meanwhile_is_greeted_again_and_calle
     let end = run(&tools, "fake__fail").await;
     assert_eq!(
         end,
-        RunEnd::Done(Outcome::Error, "no such thing".to_owned())
+        RunEnd::Done(
+            Outcome::Error,
+            "no such thing".to_owned(),
+            Some(Cause::BadAnswer)
+        )
     );
     assert_eq!(play.lines("calls"), ["echo", "fail"]);
     tools.close().await;
@@ -1091,7 +1099,7 @@ async fn something_stands_in_for_a_server_that_does_not_start() {
         settings.command = vec!["/no/such/server".to_owned()];
         settings.fallback_text = Some("later".to_owned());
     });
-    let expected = RunEnd::Done(Outcome::Fallback, "later".to_owned());
+    let expected = RunEnd::Done(Outcome::Fallback, "later".to_owned(), Some(Cause::Refused));
     assert_eq!(run(&tools, "fake__echo").await, expected);
     tools.close().await;
 }

@@ -378,6 +378,7 @@ fn an_attachment_that_holds_a_secret_is_left_out_and_others_stay_as_they_are() {
         attempts: 1,
         duration_ms: 1,
         sandbox: None,
+        cause: None,
         attachments: vec![attachment(secret), attachment("YSBwaWN0dXJl")],
     });
     let Fact::ToolResult(result) = everything().fact(fact) else {

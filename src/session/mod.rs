@@ -16,6 +16,7 @@ mod handle;
 mod live;
 mod load;
 mod outcomes;
+mod restarts;
 pub mod shared;
 mod worker;
 
@@ -191,6 +192,8 @@ struct State {
     step_places: Arc<Semaphore>,
     /// How often each tool died of late.
     deaths: HashMap<String, Intensity>,
+    /// Restarts of all its tools together.
+    restarts: Intensity,
     /// Calls that are not run again, for which something stands in: how the last run ended.
     fallen: BTreeMap<Seq, (Outcome, String)>,
     /// The place of the running turn.
@@ -296,6 +299,7 @@ impl State {
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
+            restarts: Intensity::default(),
             fallen: BTreeMap::new(),
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),

@@ -190,10 +190,10 @@ impl ToolWork {
         let how = self.call(sink, output).await;
         let attachments = told.attachments();
         let how = match how {
-            RunEnd::Done(outcome, text) => {
+            RunEnd::Done(outcome, text, cause) => {
                 let room =
                     RESULT_KEPT.saturating_sub(attachments.iter().map(Attachment::held).sum());
-                RunEnd::Done(outcome, cut(text, room))
+                RunEnd::Done(outcome, cut(text, room), cause)
             }
             died @ RunEnd::Died(..) => died,
         };

@@ -101,6 +101,11 @@ pub struct SessionSettings {
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
+    /// Runs of tools that died are started again at most so often in one session, over all its
+    /// tools …
+    pub max_restarts: u32,
+    /// … within this time.
+    pub restart_within_ms: u64,
     /// The longest wait before a model is tried again.
     pub retry_cap_ms: u64,
     /// The longest first wait before a model is tried again.
@@ -135,6 +140,8 @@ pub struct LimitSettings {
     pub waiting_requests: usize,
     /// Logs that are read into memory at once.
     pub loading_sessions: usize,
+    /// Runs of tools that died and begin again, in a second; a tenth of it at once.
+    pub restarts_per_second: u32,
 }
 
 /// `[streams]`: how readers are fed.
@@ -332,6 +339,8 @@ impl Default for SessionSettings {
             max_steps: 50,
             max_attempts: 4,
             max_recoveries: 3,
+            max_restarts: 20,
+            restart_within_ms: 60_000,
             retry_cap_ms: 30_000,
             retry_first_ms: 500,
             call_timeout_ms: 30_000,
@@ -353,6 +362,7 @@ impl Default for LimitSettings {
             queued_inputs: 100_000,
             waiting_requests: 1_000,
             loading_sessions: 16,
+            restarts_per_second: 200,
         }
     }
 }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
-use crate::event::{EffectClass, Outcome};
+use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
@@ -62,10 +62,31 @@ pub struct CacheLimits {
 /// How a call, or one run of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// With an outcome.
-    Done(Outcome, String),
+    /// With an outcome; and what kind of failure led to it, if one did.
+    Done(Outcome, String, Option<Cause>),
     /// Without one: the outcome that this means if no other run follows, and why.
     Died(Outcome, String),
+}
+
+impl RunEnd {
+    /// What kind of failure it was, if it was one.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Done(_, _, cause) => *cause,
+            Self::Died(outcome, _) => Some(Self::death(*outcome)),
+        }
+    }
+
+    /// What kind of failure a death with this outcome is.
+    #[must_use]
+    pub const fn death(outcome: Outcome) -> Cause {
+        if matches!(outcome, Outcome::Timeout) {
+            Cause::TimedOut
+        } else {
+            Cause::Crashed
+        }
+    }
 }
 
 /// What is known of a breaker.
@@ -77,6 +98,16 @@ pub struct BreakerInfo {
     pub failures: u32,
 }
 
+/// Answers by arguments.
+type Answers = Cache<String, Kept>;
+
+/// A good answer, and when it came.
+#[derive(Clone, Debug)]
+struct Kept {
+    text: Arc<str>,
+    at: Duration,
+}
+
 /// A tool and what stands around it.
 #[derive(Debug)]
 pub struct Host {
@@ -86,7 +117,7 @@ pub struct Host {
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
-    cache: Option<Cache<String, Arc<str>>>,
+    cache: Option<Answers>,
     places: Option<Arc<Semaphore>>,
     clock: Arc<dyn Clock>,
 }
@@ -95,7 +126,7 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub(super) enum Tried {
     Answered(Outcome, String),
-    Failed(String),
+    Failed(Cause, String),
     Died(Outcome, String),
     /// The breaker is open.
     Refused(String),
@@ -183,20 +214,41 @@ impl Host {
             return self.guarded(invocation, others).await;
         };
         let key = canonical(&invocation.arguments);
+        self.forget_if_old(cache, &key).await;
         let mut ran = false;
         let run = async {
             ran = true;
             match self.guarded(invocation, others).await {
-                Tried::Answered(_, text) => Ok(Arc::from(text)),
-                none @ (Tried::Failed(_) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
+                Tried::Answered(_, text) => Ok(Kept {
+                    text: Arc::from(text),
+                    at: self.clock.elapsed(),
+                }),
+                none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
             }
         };
-        let found: Result<Arc<str>, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
+        let found: Result<Kept, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
         metric::cache_asked(&self.name, if ran { "miss" } else { "hit" });
         match found {
-            Ok(text) if ran => Tried::Answered(Outcome::Ok, text.to_string()),
-            Ok(text) => Tried::Answered(Outcome::Cached, text.to_string()),
+            Ok(kept) if ran => {
+                // Now, and not some time later, goes what is one too many.
+                cache.run_pending_tasks().await;
+                Tried::Answered(Outcome::Ok, kept.text.to_string())
+            }
+            Ok(kept) => Tried::Answered(Outcome::Cached, kept.text.to_string()),
             Err(none) => Tried::clone(&none),
+        }
+    }
+
+    /// An answer's age is measured by the company's clock. That a fresh one, which came just now,
+    /// is forgotten as well costs another run of a pure tool.
+    async fn forget_if_old(&self, cache: &Answers, key: &str) {
+        let Some(kept) = cache.get(key).await else {
+            return;
+        };
+        let age = self.clock.elapsed().saturating_sub(kept.at);
+        let ttl = cache.policy().time_to_live();
+        if ttl.is_some_and(|ttl| age >= ttl) {
+            cache.invalidate(key).await;
         }
     }
 
@@ -216,7 +268,8 @@ impl Host {
         let work = self.tool.call_among(invocation, others);
         let tried = match tokio::time::timeout(timeout, work).await {
             Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
-            Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
+            Ok(Err(ToolError::Failed(text))) => Tried::Failed(Cause::BadAnswer, cut(text, limit)),
+            Ok(Err(ToolError::Refused(text))) => Tried::Failed(Cause::Refused, cut(text, limit)),
             Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
             Ok(Err(ToolError::TimedOut(reason))) => Tried::Died(Outcome::Timeout, reason),
             Err(_) => Tried::Died(
@@ -308,7 +361,7 @@ impl Running<'_> {
     fn ended(mut self, tried: &Tried) {
         let verdict = match tried {
             Tried::Answered(..) => Verdict::Succeeded,
-            Tried::Failed(_) | Tried::Died(..) => Verdict::Failed,
+            Tried::Failed(..) | Tried::Died(..) => Verdict::Failed,
             Tried::Refused(_) => Verdict::None,
         };
         self.tell(verdict);
@@ -331,7 +384,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn cache(limits: CacheLimits) -> Cache<String, Arc<str>> {
+fn cache(limits: CacheLimits) -> Answers {
     Cache::builder()
         .max_capacity(limits.entries)
         .time_to_live(limits.ttl)

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::clock::Clock;
-use crate::event::{EffectClass, Outcome};
+use crate::event::{Cause, EffectClass, Outcome};
 use crate::id::SessionId;
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
@@ -276,7 +276,7 @@ impl Toolbox {
         let (arguments, host) = match checked {
             Ok(checked) => checked,
             Err(fault) => {
-                let otherwise = RunEnd::Done(Outcome::Error, fault);
+                let otherwise = RunEnd::Done(Outcome::Error, fault, Some(Cause::Refused));
                 if self.absent(&call.tool).is_none() {
                     return otherwise;
                 }
@@ -287,10 +287,14 @@ impl Toolbox {
             .attempt(invocation(call, arguments), &self.everything())
             .await;
         match tried {
-            Tried::Answered(outcome, text) => RunEnd::Done(outcome, text),
+            Tried::Answered(outcome, text) => RunEnd::Done(outcome, text, None),
             Tried::Died(outcome, reason) => RunEnd::Died(outcome, reason),
-            Tried::Failed(text) | Tried::Refused(text) => {
-                let otherwise = RunEnd::Done(Outcome::Error, text);
+            Tried::Failed(cause, text) => {
+                let otherwise = RunEnd::Done(Outcome::Error, text, Some(cause));
+                self.stand_in(call, otherwise).await
+            }
+            Tried::Refused(text) => {
+                let otherwise = RunEnd::Done(Outcome::Error, text, Some(Cause::BreakerOpen));
                 self.stand_in(call, otherwise).await
             }
         }
@@ -318,13 +322,13 @@ impl Toolbox {
         match answer {
             Ok(text) => {
                 metric::fallback_used(&call.tool);
-                RunEnd::Done(Outcome::Fallback, text)
+                RunEnd::Done(Outcome::Fallback, text, otherwise.cause())
             }
             Err(fault) => {
                 warn!(tool = %call.tool, %fault, "fallback failed");
                 let noted = |text: String| format!("{text}\n[its fallback failed too: {fault}]");
                 match otherwise {
-                    RunEnd::Done(outcome, text) => RunEnd::Done(outcome, noted(text)),
+                    RunEnd::Done(outcome, text, cause) => RunEnd::Done(outcome, noted(text), cause),
                     RunEnd::Died(outcome, text) => RunEnd::Died(outcome, noted(text)),
                 }
             }
@@ -365,7 +369,7 @@ impl Toolbox {
         invocation.idempotency_key += ":fallback";
         match host.attempt(invocation, &others).await {
             Tried::Answered(_, text) => Ok(text),
-            Tried::Failed(text) | Tried::Died(_, text) | Tried::Refused(text) => Err(text),
+            Tried::Failed(_, text) | Tried::Died(_, text) | Tried::Refused(text) => Err(text),
         }
     }
 

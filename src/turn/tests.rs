@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::context::Context;
-use crate::event::{EffectClass, FinishReason, Outcome, Question, ToolResult};
+use crate::event::{Cause, EffectClass, FinishReason, Outcome, Question, ToolResult};
 use crate::id::CallId;
 use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
@@ -150,14 +150,20 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
 }
 
 fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
-    match dice.kind % 3 {
-        0 => Input::ToolDied(decide::ToolDeath {
+    match dice.kind % 7 {
+        6 => Input::RestartsSpent {
+            of: open.of,
+            max_restarts: 20,
+            within_ms: 60_000,
+        },
+        0 | 3 => Input::ToolDied(decide::ToolDeath {
             of: open.of,
             outcome: Outcome::Timeout,
             reason: "timed out".into(),
             allowed_again: dice.pick.is_multiple_of(2),
             duration_ms: 1,
             sandbox: None,
+            cause: Cause::TimedOut,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -167,6 +173,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             duration_ms: 1,
             sandbox: None,
             attachments: Vec::new(),
+            cause: None,
         }),
     }
 }

@@ -3,15 +3,15 @@
 //! Called by `disk` alone. Never reads or writes bytes.
 
 use super::{
-    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, DECISIONS, EFFECTS, FAILURES,
-    FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES, QUESTIONS, QuarantinedDisk,
+    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, DECISIONS, EFFECTS,
+    FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES, QUESTIONS, QuarantinedDisk,
     RequestedCallDisk, SANDBOXES, SessionCreatedDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk,
     TurnFinishedDisk, TurnStartedDisk, UsageDisk, UserInputDisk, WorkerRestartedDisk, maybe, named,
     owned, text,
 };
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, Fact, Failure, FinishReason, LlmResponse, RequestedCall,
-    SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, Usage, UserInput,
+    ApprovalDecision, ApprovalRequest, Cause, Fact, Failure, FinishReason, LlmResponse,
+    RequestedCall, SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
 use crate::store::Asked;
@@ -277,6 +277,7 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             duration_ms: result.duration_ms,
             sandbox: result.sandbox.map(|level| text(level.name())),
             attachments: result.attachments.iter().map(Into::into).collect(),
+            cause: result.cause.map(|cause| text(cause.name())),
         }
     }
 }
@@ -297,6 +298,7 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
                 None => None,
             },
             attachments: attachments.collect::<Result<_, _>>()?,
+            cause: cause(disk.cause.as_deref())?,
         })
     }
 }
@@ -328,23 +330,32 @@ impl TryFrom<FailureDisk<'_>> for Failure {
 }
 
 impl<'a> WorkerRestartedDisk<'a> {
-    pub(super) fn new(of: Seq, attempt: u32, reason: &'a str) -> Self {
+    pub(super) fn new(of: Seq, attempt: u32, (reason, cause): (&'a str, Option<Cause>)) -> Self {
         Self {
             of,
             attempt,
             reason: text(reason),
+            cause: cause.map(|cause| text(cause.name())),
         }
     }
 }
 
-impl From<WorkerRestartedDisk<'_>> for Fact {
-    fn from(disk: WorkerRestartedDisk<'_>) -> Self {
-        Self::WorkerRestarted {
+impl TryFrom<WorkerRestartedDisk<'_>> for Fact {
+    type Error = Damage;
+
+    fn try_from(disk: WorkerRestartedDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self::WorkerRestarted {
             of: disk.of,
             attempt: disk.attempt,
             reason: disk.reason.into_owned(),
-        }
+            cause: cause(disk.cause.as_deref())?,
+        })
     }
+}
+
+fn cause(name: Option<&str>) -> Result<Option<Cause>, Damage> {
+    name.map(|name| named(name, &CAUSES, |cause| cause.name()))
+        .transpose()
 }
 
 impl TurnFinishedDisk<'_> {

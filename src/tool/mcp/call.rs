@@ -52,7 +52,7 @@ enum Fault {
 impl From<Fault> for ToolError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::NotSent(why) => Self::Failed(why),
+            Fault::NotSent(why) => Self::Refused(why),
             Fault::Tool(error) => error,
         }
     }
@@ -86,7 +86,7 @@ async fn use_once(
 fn not_made(none: NoServer, tool: &Listed) -> ToolError {
     match none {
         NoServer::NotNow(why) if tool.spec.effect.may_run_again() => ToolError::Died(why),
-        NoServer::NotNow(why) | NoServer::GivenUp(why) => ToolError::Failed(why),
+        NoServer::NotNow(why) | NoServer::GivenUp(why) => ToolError::Refused(why),
     }
 }
 

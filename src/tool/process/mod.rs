@@ -5,7 +5,7 @@
 //! process dies. Nothing here knows what a tool is for.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +20,28 @@ use crate::tool::process::plan::{Input, Limits, Plan, Report, Word, read_frame, 
 use crate::tool::process::sandbox::{Confinement, Wish};
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod open;
 pub(crate) mod plan;
 pub(crate) mod sandbox;
 mod spawner;
+mod strays;
+pub(crate) mod trace;
 pub(crate) mod tree;
 
+/// When a shim was killed, what it left is ended at once; a call waits for that at most so long.
+const SWEPT: Duration = Duration::from_secs(2);
 /// After the program's end its output is read for at most so long: a grandchild may hold it open.
 const DRAIN: Duration = Duration::from_millis(250);
+
+/// The folder of traces, among those of the tools; no tool can have this name.
+pub(crate) const TRACES: &str = ".running";
+
+/// Ends what a former process left of the tools that it ran from this data directory. Waits for
+/// the system; call it before tools are started, where that may be waited for.
+pub(crate) fn sweep(data: &Path) {
+    trace::sweep(&data.join("tools").join(TRACES));
+}
 
 /// What is run, the same at every call.
 #[derive(Debug)]
@@ -42,6 +56,8 @@ pub(crate) struct Program {
     pub owns_workdir: bool,
     /// Where it may put what it needs for a while.
     pub temporary: PathBuf,
+    /// Where each of its runs leaves a trace while it lasts.
+    pub traces: PathBuf,
     /// All variables that it sees, save those of a call.
     pub environment: Vec<(String, String)>,
     /// The shim's program; `None` is this program.
@@ -110,7 +126,7 @@ pub(crate) async fn run(
         let mut reading = pin!(async { tokio::join!(out.fill(stdout), err.fill(stderr)) });
         let mut report = pin!(converse(
             &mut control,
-            plan(&program, confinement, Input::Text(stdin)),
+            plan(&program, confinement, Input::Text(stdin), started.group),
             told
         ));
         tokio::select! {
@@ -122,6 +138,10 @@ pub(crate) async fn run(
             _ = &mut reading => report.await,
         }
     };
+    if report.is_err() {
+        // The shim is gone. Nothing of this run is left when the call ends and may begin again.
+        let _too_long = tokio::time::timeout(SWEPT, started.over).await;
+    }
     Ok(Ended {
         report,
         stdout: out.into_text(),
@@ -145,7 +165,7 @@ async fn report<R: AsyncRead + Unpin>(control: &mut R, told: &OutputSink) -> io:
     }
 }
 
-fn plan(program: &Program, confinement: Confinement, stdin: Input) -> Plan {
+fn plan(program: &Program, confinement: Confinement, stdin: Input, group: Option<PathBuf>) -> Plan {
     Plan {
         parent: rustix::process::getpid().as_raw_pid(),
         argv: program.argv.clone(),
@@ -154,5 +174,6 @@ fn plan(program: &Program, confinement: Confinement, stdin: Input) -> Plan {
         limits: program.limits,
         max_processes: program.max_processes,
         confinement,
+        group,
     }
 }

@@ -67,7 +67,11 @@ pub(crate) async fn open(
     let (control, mut stdin) = UnixStream::from_std(started.control)?.into_split();
     let stdout = pipe::Receiver::from_owned_fd(started.stdout.into())?;
     let stderr = pipe::Receiver::from_owned_fd(started.stderr.into())?;
-    write_frame(&mut stdin, &plan(&program, confinement, Input::Control)).await?;
+    write_frame(
+        &mut stdin,
+        &plan(&program, confinement, Input::Control, started.group),
+    )
+    .await?;
     Ok(Ok(Open {
         stdin,
         stdout,
