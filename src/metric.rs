@@ -30,6 +30,9 @@ const MODEL_COST: &str = "impresario_model_cost_micro_usd_total";
 const TOOL_CALLS: &str = "impresario_tool_calls_total";
 const TOOL_SECONDS: &str = "impresario_tool_duration_seconds";
 const BREAKER: &str = "impresario_tool_breaker";
+const MODEL_BREAKER: &str = "impresario_model_breaker";
+const MODEL_BREAKER_OPENED: &str = "impresario_model_breaker_opened_total";
+const MODEL_WAIT_SECONDS: &str = "impresario_model_wait_seconds";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
@@ -73,6 +76,11 @@ fn describe_gauges() {
         Unit::Count,
         "1 for the state that a tool's breaker is in, by tool and state"
     );
+    describe_gauge!(
+        MODEL_BREAKER,
+        Unit::Count,
+        "1 for the state that a model's breaker is in, by model and state"
+    );
     describe_gauge!(SERVERS, Unit::Count, "MCP servers that run, by server");
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "work that waits, by lane");
     describe_gauge!(READERS, Unit::Count, "readers attached to sessions");
@@ -91,6 +99,11 @@ fn describe_counters() {
         MODEL_TOKENS,
         Unit::Count,
         "tokens of model calls, by model and kind"
+    );
+    describe_counter!(
+        MODEL_BREAKER_OPENED,
+        Unit::Count,
+        "times a model's breaker opened, by model"
     );
     describe_counter!(
         MODEL_COST,
@@ -181,6 +194,11 @@ fn describe_histograms() {
         Unit::Seconds,
         "from a request to the first piece of the answer, by model"
     );
+    describe_histogram!(
+        MODEL_WAIT_SECONDS,
+        Unit::Seconds,
+        "waits for a provider's limits, by model"
+    );
     describe_histogram!(TOOL_SECONDS, Unit::Seconds, "length of tool calls, by tool");
     describe_histogram!(
         QUEUE_WAIT_SECONDS,
@@ -259,6 +277,24 @@ pub fn breaker(tool: &str, state: &'static str, all: &[&'static str]) {
         let is_it = f64::from(u8::from(*one == state));
         gauge!(BREAKER, "tool" => tool.to_owned(), "state" => *one).set(is_it);
     }
+}
+
+/// Shows in which of all its states a model's breaker is.
+pub fn model_breaker(model: &str, state: &'static str, all: &[&'static str]) {
+    for one in all {
+        let is_it = f64::from(u8::from(*one == state));
+        gauge!(MODEL_BREAKER, "model" => model.to_owned(), "state" => *one).set(is_it);
+    }
+}
+
+/// Counts a model's breaker that opened.
+pub fn model_breaker_opened(model: &str) {
+    counter!(MODEL_BREAKER_OPENED, "model" => model.to_owned()).increment(1);
+}
+
+/// Records how long a call waited for a provider's limits.
+pub fn model_waited(model: &str, waited: Duration) {
+    histogram!(MODEL_WAIT_SECONDS, "model" => model.to_owned()).record(waited);
 }
 
 /// Counts a breaker that opened.
@@ -439,6 +475,9 @@ mod tests {
         tool_call_ended("t", "ok", took);
         breaker("t", "open", &["closed", "open"]);
         breaker_opened("t");
+        model_breaker("m", "open", &["closed", "open"]);
+        model_breaker_opened("m");
+        model_waited("m", took);
         cache_asked("t", "hit");
         fallback_used("t");
         servers_running("s", 1);

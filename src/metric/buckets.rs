@@ -1,8 +1,8 @@
 //! The buckets of histograms.
 
 use super::{
-    COMMIT_SECONDS, COMMIT_WRITES, FIRST_TOKEN_SECONDS, QUEUE_WAIT_SECONDS, TOOL_SECONDS,
-    TURN_SECONDS,
+    COMMIT_SECONDS, COMMIT_WRITES, FIRST_TOKEN_SECONDS, MODEL_WAIT_SECONDS, QUEUE_WAIT_SECONDS,
+    TOOL_SECONDS, TURN_SECONDS,
 };
 
 /// The upper bounds of each histogram's buckets, by the histogram's name.
@@ -25,6 +25,12 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
     ),
     (
         QUEUE_WAIT_SECONDS,
+        &[
+            0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0,
+        ],
+    ),
+    (
+        MODEL_WAIT_SECONDS,
         &[
             0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0,
         ],

@@ -10,12 +10,13 @@ use rustix::net::{Shutdown, shutdown};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::oneshot;
 
 use crate::tool::OutputSink;
 use crate::tool::process::capture::Stderr;
 use crate::tool::process::plan::{Input, write_frame};
 use crate::tool::process::spawner::{self, Leash};
-use crate::tool::process::{DRAIN, Ended, Program, plan, report};
+use crate::tool::process::{DRAIN, Ended, Program, SWEPT, plan, report};
 
 /// A program that runs, or is about to.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(crate) struct Life {
     control: Control,
     stderr: pipe::Receiver,
     told: OutputSink,
+    over: oneshot::Receiver<()>,
     _leash: Leash,
 }
 
@@ -80,6 +82,7 @@ pub(crate) async fn open(
             control: Control(control),
             stderr,
             told: told.clone(),
+            over: started.over,
             _leash: started.leash,
         },
     }))
@@ -93,6 +96,7 @@ impl Life {
             mut control,
             stderr,
             told,
+            over,
             _leash,
         } = self;
         let mut err = Stderr::of_server(program.name.clone());
@@ -108,6 +112,10 @@ impl Life {
                 () = &mut reading => report.await,
             }
         };
+        if report.is_err() {
+            // The shim is gone. Nothing of this run is left when another is started.
+            let _too_long = tokio::time::timeout(SWEPT, over).await;
+        }
         Ended {
             report,
             stdout: String::new(),
