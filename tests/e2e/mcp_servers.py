@@ -279,7 +279,8 @@ def everything(stage, server):
     steps = reader.output.get(of, "").splitlines()
     check(steps == ["1/4", "2/4", "3/4", "4/4"], f"progress was {steps}")
     if server == "everything":
-        check("IMPRESARIO" not in results[f"{server}__get-env"][1]["content"], "it sees our environment")
+        seen = json.loads(results[f"{server}__get-env"][1]["content"])
+        check(seen["HOME"] != str(stage.home), "it sees the daemon's environment")
     began = time.monotonic()
     for number in range(ECHOES):
         check(stage.call(f"{server}__echo", message=str(number)) == f"Echo: {number}", "no echo")
