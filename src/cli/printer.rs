@@ -438,6 +438,7 @@ mod tests {
                 duration_ms: 1,
                 sandbox: None,
                 cause: cause.map(str::to_owned),
+                attachments: Vec::new(),
             };
             assert_eq!(result_line(&result), expected);
         }
