@@ -26,7 +26,9 @@ import sys
 import tempfile
 import time
 
-from real_llm import Client, Daemon, Reader, check
+sys.dont_write_bytecode = True  # nothing is made beside the sources
+
+from real_llm import Daemon, Reader, check
 
 PATIENCE = 120  # seconds for anything that takes a second on an idle machine
 ECHOES = 200
