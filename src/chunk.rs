@@ -290,6 +290,7 @@ fn words(fact: &Fact) -> usize {
         Fact::SessionCreated(_)
         | Fact::TurnStarted { .. }
         | Fact::LlmRequest { .. }
+        | Fact::ChildStarted(_)
         | Fact::TurnFinished { .. }
         | Fact::Released { .. }
         | Fact::SessionClosed { .. } => 0,
@@ -308,6 +309,7 @@ fn voided_by(event: &Event) -> Option<Seq> {
         | Fact::LlmResponse(_)
         | Fact::ToolCall(_)
         | Fact::ToolResult(_)
+        | Fact::ChildStarted(_)
         | Fact::TurnFinished { .. }
         | Fact::Quarantined { .. }
         | Fact::Released { .. }

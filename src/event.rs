@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CallId, Seq, TurnId};
 
+mod child;
+
+pub use child::{ChildStarted, Parent, Spent};
+
 /// Milliseconds since the Unix epoch, UTC. For people; order comes from [`Seq`] alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub u64);
@@ -55,6 +59,8 @@ pub enum Fact {
     ToolCall(ToolCall),
     /// Outcome of a [`Fact::ToolCall`].
     ToolResult(ToolResult),
+    /// A tool call began a session of its own.
+    ChildStarted(ChildStarted),
     /// Something failed. Kept for people; never shown to the model.
     /// With `of`, it is the outcome of that [`Fact::LlmRequest`].
     Error(Failure),
@@ -73,9 +79,9 @@ pub enum Fact {
         turn: TurnId,
         /// How it ended.
         status: TurnStatus,
-        /// Tokens of all its model calls.
+        /// Tokens of all its model calls, those of the sessions that it began included.
         usage: Usage,
-        /// Cost of all its model calls, where every price was known.
+        /// Their cost, where every price was known.
         cost_usd: Option<f64>,
     },
     /// The session kept failing and was set aside.
@@ -106,6 +112,10 @@ pub struct SessionCreated {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+    /// The session that began it, if one did.
+    pub parent: Option<Parent>,
+    /// So many sessions stand above it.
+    pub depth: u32,
 }
 
 /// Words for the agent.
@@ -173,7 +183,7 @@ pub struct ToolCall {
 }
 
 /// Outcome of a tool call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ToolResult {
     /// The [`Fact::ToolCall`] whose outcome this is.
     pub of: Seq,
@@ -187,6 +197,8 @@ pub struct ToolResult {
     pub duration_ms: u64,
     /// How the last run was confined, where it was a program's and one has begun.
     pub sandbox: Option<Sandbox>,
+    /// What the sessions that it began spent, if it began any.
+    pub spent: Option<Spent>,
 }
 
 /// A failure with a stable code.
@@ -315,6 +327,7 @@ impl Fact {
             Self::LlmResponse(_) => "llm_response",
             Self::ToolCall(_) => "tool_call",
             Self::ToolResult(_) => "tool_result",
+            Self::ChildStarted(_) => "child_started",
             Self::Error(_) => "error",
             Self::WorkerRestarted { .. } => "worker_restarted",
             Self::TurnFinished { .. } => "turn_finished",
@@ -336,6 +349,7 @@ impl Fact {
             | Self::TurnStarted { .. }
             | Self::LlmRequest { .. }
             | Self::ToolCall(_)
+            | Self::ChildStarted(_)
             | Self::WorkerRestarted { .. }
             | Self::TurnFinished { .. }
             | Self::Quarantined { .. }

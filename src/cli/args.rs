@@ -113,6 +113,9 @@ pub(super) enum Ask {
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Each session below the one that began it
+        #[arg(long)]
+        tree: bool,
     },
     /// Show one session
     Show { session: String },

@@ -1,4 +1,4 @@
-//! Commands that look: `ls`, `show`, `log`, `tools`, `agents`, `models`, `status`, `check`, `schema`.
+//! Commands that look: `show`, `log`, `tools`, `agents`, `models`, `status`, `check`, `schema`.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -8,44 +8,14 @@ use crate::cli::follow::{Access, Follow};
 use crate::cli::screen::{Screen, Style, short, table};
 use crate::control::client::Client;
 use crate::control::wire::{
-    AgentList, Done, Event, EventPage, EventsOf, Gauge, ListSessions, Method, ModelList, OnSlow,
-    OneSession, Session, SessionList, Status, StreamItem, Subscribe, ToolList, schema,
+    AgentList, Done, Event, EventPage, EventsOf, Gauge, Method, ModelList, OnSlow, OneSession,
+    Session, Status, StreamItem, Subscribe, ToolList, schema,
 };
 use crate::daemon::Exit;
 use crate::settings::{Environment, Layers, LoadError, load};
 
-/// Sessions asked for at once.
+/// Events asked for at once.
 const PAGE: u32 = 500;
-
-/// `ls`: newest first.
-pub(super) async fn ls(client: &Client, screen: &mut Screen, limit: u32) -> Result<Exit> {
-    let mut sessions: Vec<Session> = Vec::new();
-    let mut before = None;
-    while sessions.len() < limit as usize {
-        let left = limit - u32::try_from(sessions.len()).unwrap_or(limit);
-        let params = ListSessions {
-            before,
-            limit: Some(left.min(PAGE)),
-        };
-        let page: SessionList = client.call(Method::SessionList, params).await?;
-        sessions.extend(page.sessions);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
-    let head = ["SESSION", "STATUS", "AGENT", "TURNS", "UPDATED", "TITLE"];
-    rows(screen, &head, &sessions, |it| {
-        vec![
-            it.session.clone(),
-            it.status.clone(),
-            it.agent.clone(),
-            it.turns.to_string(),
-            it.updated_at.clone(),
-            short(&it.title, 48),
-        ]
-    })
-}
 
 /// `show`: one session.
 pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
@@ -78,6 +48,9 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
         ("created", it.created_at),
         ("updated", it.updated_at),
     ];
+    if let Some(parent) = it.parent {
+        lines.push(("parent", parent));
+    }
     if let Some(reason) = it.quarantine {
         lines.push(("set aside", reason));
         lines.push((
@@ -275,7 +248,7 @@ pub(super) fn print_schema(screen: &mut Screen) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn rows<T: Serialize>(
+pub(super) fn rows<T: Serialize>(
     screen: &mut Screen,
     head: &[&str],
     items: &[T],

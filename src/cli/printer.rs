@@ -8,8 +8,8 @@ use std::io::{self, Write};
 
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
-    Event, LlmRequest, LlmResponse, Problem, Quarantined, StreamItem, ToolCall, ToolResult,
-    TurnFinished, UserInput, WorkerRestarted,
+    ChildStarted, Event, LlmRequest, LlmResponse, Problem, Quarantined, StreamItem, ToolCall,
+    ToolResult, TurnFinished, UserInput, WorkerRestarted,
 };
 
 /// A result or arguments longer than this are shown in part.
@@ -202,6 +202,10 @@ fn remark(event: &Event) -> Option<String> {
         "error" => {
             let problem: Problem = event.read()?;
             Some(format!("! {} ({})", problem.message, problem.code))
+        }
+        "child_started" => {
+            let child: ChildStarted = event.read()?;
+            Some(format!("↳ {} session {}", child.agent, child.session))
         }
         "worker_restarted" => {
             let restarted: WorkerRestarted = event.read()?;

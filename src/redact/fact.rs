@@ -2,8 +2,8 @@
 
 use super::Redactor;
 use crate::event::{
-    Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult,
-    UserInput,
+    ChildStarted, Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated,
+    ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -39,6 +39,10 @@ impl Redactor {
             Fact::ToolResult(result) => Fact::ToolResult(ToolResult {
                 content: self.text(&result.content),
                 ..result
+            }),
+            Fact::ChildStarted(child) => Fact::ChildStarted(ChildStarted {
+                agent: self.text(&child.agent),
+                ..child
             }),
             Fact::Error(failure) => Fact::Error(Failure {
                 message: self.text(&failure.message),
@@ -81,6 +85,8 @@ impl Redactor {
             labels: labels
                 .map(|(name, value)| (self.text(&name), self.text(&value)))
                 .collect(),
+            parent: created.parent,
+            depth: created.depth,
         }
     }
 

@@ -127,6 +127,7 @@ impl Impresario {
             idempotency_key: format!("call:{}", self.0.shared.clock.session_id()),
             attempt: 1,
             output: OutputSink::none(),
+            agents: None,
         };
         let redactor = &self.0.shared.redactor;
         match tools.settle(&call).await {

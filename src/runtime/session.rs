@@ -176,7 +176,7 @@ impl Session {
             let (input, lane) = (input.clone(), lane.clone());
             async move {
                 let place = lane.try_enter()?;
-                handle.say(input, place).await
+                handle.say(input, Some(place)).await
             }
         })
         .await

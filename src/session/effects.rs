@@ -93,12 +93,18 @@ impl State {
 
     /// A place among the running turns: at once when one is free, else when it is our turn.
     fn ask_for_place(&mut self) {
+        if matches!(self.turn_place, TurnPlace::Held { .. }) {
+            return;
+        }
+        if self.turn.serves_parent() {
+            return self.placed(None);
+        }
         if !matches!(self.turn_place, TurnPlace::None) || !self.shared.phase.begins_turns() {
             return;
         }
         let lane = self.shared.lanes.running_turns.clone();
         match lane.try_enter() {
-            Ok(place) => self.placed(place),
+            Ok(place) => self.placed(Some(place)),
             Err(_) => {
                 let myself = self.myself.clone();
                 crate::clock::spawn(async move {
@@ -112,9 +118,12 @@ impl State {
     }
 
     /// There is a place: the turn begins, or goes on.
-    pub(super) fn placed(&mut self, place: Place) {
+    pub(super) fn placed(&mut self, place: Option<Place>) {
         self.turn_place = TurnPlace::None;
-        if !self.shared.phase.begins_turns() {
+        let phase = &self.shared.phase;
+        // A company that drains waits for the parent's turn, and so for this one.
+        let begins = phase.begins_turns() || (self.turn.serves_parent() && !phase.is_stopping());
+        if !begins {
             return;
         }
         let input = match self.recover.take() {

@@ -101,11 +101,16 @@ impl SessionHandle {
         self.actor.get_status() >= ActorStatus::Draining
     }
 
-    /// Gives the session input. Durable when this returns.
+    /// Gives the session input. Durable when this returns. The place is one among the queued inputs;
+    /// the input of a session's parent needs none, because it does not wait.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub async fn say(&self, input: UserInput, place: Place) -> Result<Accepted, SessionError> {
+    pub async fn say(
+        &self,
+        input: UserInput,
+        place: Option<Place>,
+    ) -> Result<Accepted, SessionError> {
         self.call(|reply| Msg::Say(input, place, reply)).await?
     }
 
@@ -178,7 +183,10 @@ const RESTART_MS: u64 = 200;
 const fn code_of(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::KeyReused(_) | Refusal::Repeated(_) => Code::Conflict,
-        Refusal::TooManyInputs(_) => Code::Overloaded,
+        Refusal::TooManyInputs(_)
+        | Refusal::TooDeep(_)
+        | Refusal::TooManyChildren(_)
+        | Refusal::NoMoreChildren(_) => Code::Overloaded,
         Refusal::Closed | Refusal::NothingRuns | Refusal::Stale(_) | Refusal::NoChange => {
             Code::InvalidState
         }

@@ -10,7 +10,9 @@
 //! - a tool that may not run twice starts only when its intent is durable;
 //! - whatever goes wrong with the log, the actor ends and is rebuilt from the log.
 
+mod children;
 mod commit;
+pub mod company;
 mod effects;
 mod handle;
 mod live;
@@ -19,7 +21,7 @@ mod outcomes;
 pub mod shared;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use crate::store::{StoreError, Stored};
 use crate::subscriber::{Attached, Feed};
 use crate::turn::{self, Input, Refusal};
 
+use children::ChildNews;
 pub use handle::{Accepted, Facts, SessionError, SessionHandle};
 use live::Live;
 pub use load::{Loaded, load, summary};
@@ -47,8 +50,9 @@ use worker::{ModelEnd, ToolEnd};
 /// What a session can be told. Private: callers hold a [`SessionHandle`].
 #[derive(Debug)]
 enum Msg {
-    /// Somebody says something; the place is one among the queued inputs.
-    Say(crate::event::UserInput, Place, Reply<Accepted>),
+    /// Somebody says something; the place is one among the queued inputs. A parent's input needs
+    /// none: it does not wait.
+    Say(crate::event::UserInput, Option<Place>, Reply<Accepted>),
     /// Cancel, close, release, create: inputs that are answered when they are durable.
     Do(Box<Input>, Reply<()>),
     /// A reader comes.
@@ -76,6 +80,8 @@ enum Msg {
     },
     /// A run of a tool is over.
     ToolEnded(ToolEnd),
+    /// A run of a tool has to do with other sessions.
+    Child(ChildNews),
     /// The wait before the next try is over.
     RetryDue,
     /// Sleep, if nothing was going on for so long.
@@ -187,6 +193,10 @@ struct State {
     deaths: HashMap<String, Intensity>,
     /// Calls that are not run again, for which something stands in: how the last run ended.
     fallen: BTreeMap<Seq, (Outcome, String)>,
+    /// Keys of children of open calls that have done their work.
+    children_over: BTreeSet<String>,
+    /// Children to be recalled when this event, the outcome of their call, is durable.
+    forsaken: BTreeMap<Seq, Vec<SessionId>>,
     /// The place of the running turn.
     turn_place: TurnPlace,
     /// The places of inputs that wait for their turn.
@@ -206,7 +216,10 @@ struct State {
 enum TurnPlace {
     None,
     Asked,
-    Held { _place: Place },
+    /// A turn that goes on under its parent's has none.
+    Held {
+        _place: Option<Place>,
+    },
 }
 
 /// Called when an event is durable, or never will be.
@@ -224,7 +237,10 @@ impl Actor for Session {
         myself: ActorRef<Msg>,
         args: SessionArgs,
     ) -> Result<Box<State>, ActorProcessingErr> {
-        Ok(Box::new(State::new(args, myself)))
+        let why = args.why;
+        let state = State::new(args, myself);
+        state.recall_left_behind(why);
+        Ok(Box::new(state))
     }
 
     async fn post_start(
@@ -285,6 +301,8 @@ impl State {
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
             fallen: BTreeMap::new(),
+            children_over: BTreeSet::new(),
+            forsaken: BTreeMap::new(),
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),
             retry: None,
@@ -310,7 +328,7 @@ impl State {
             Msg::Do(input, reply) => self.carry_out(*input, reply),
             Msg::Attach(feed, reply) => self.attach(feed, reply),
             Msg::Facts(reply) => self.facts(reply),
-            Msg::Placed(place) => self.placed(place),
+            Msg::Placed(place) => self.placed(Some(place)),
             Msg::Landed(after, landed) => self.landed(after, landed)?,
             Msg::Piece { of, piece, credit } => self.piece(of, &piece, credit),
             Msg::ModelEnded(end) => self.model_ended(end),
@@ -321,6 +339,7 @@ impl State {
                 credit,
             } => self.output((of, attempt), &text, credit),
             Msg::ToolEnded(end) => self.tool_ended(end),
+            Msg::Child(news) => self.child_news(news),
             Msg::RetryDue => self.retry_due(),
             Msg::Rest(after) => self.rest(after),
         }
@@ -335,16 +354,22 @@ impl State {
         let turn = &self.turn;
         self.input_places.retain(|input, _| turn.waits(*input));
         self.fallen.retain(|of, _| turn.open_call(*of).is_some());
+        self.forget_children();
         Ok(())
     }
 
-    fn say(&mut self, input: crate::event::UserInput, place: Place, reply: Reply<Accepted>) {
+    fn say(
+        &mut self,
+        input: crate::event::UserInput,
+        place: Option<Place>,
+        reply: Reply<Accepted>,
+    ) {
         // Redacted before it is compared with what was recorded under its key.
         let input = self.shared.redactor.input(input);
         match self.decide(Input::Say(input)) {
             Ok(()) => {
                 let seq = self.turn.head();
-                self.input_places.insert(seq, place);
+                self.input_places.extend(place.map(|place| (seq, place)));
                 let accepted = Accepted {
                     seq,
                     duplicate: false,

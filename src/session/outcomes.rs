@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, Sandbox, ToolResult};
+use crate::event::{LlmResponse, Outcome, Sandbox, Spent, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -31,6 +31,8 @@ struct Ended {
     running: Running,
     /// How it was confined, where it was a program's.
     sandbox: Option<Sandbox>,
+    /// What the sessions that it began spent, if it began any.
+    spent: Option<Spent>,
 }
 
 impl State {
@@ -172,6 +174,7 @@ impl State {
         let ended = Ended {
             running,
             sandbox: end.sandbox,
+            spent: end.spent,
         };
         match end.how {
             RunEnd::Done(outcome, content) => {
@@ -197,6 +200,7 @@ impl State {
             attempts: ended.running.attempt,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
+            spent: ended.spent,
         }));
     }
 
@@ -230,6 +234,7 @@ impl State {
                 allowed_again,
                 duration_ms: millis(took),
                 sandbox: ended.sandbox,
+                spent: ended.spent,
             }));
         } else if may_again && self.has_stand_in(&tool) {
             // The call is still owed, so that a worker begins for it, which asks the fallback.
@@ -252,6 +257,7 @@ impl State {
             allowed_again: false,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
+            spent: ended.spent,
         }));
     }
 
@@ -285,6 +291,7 @@ impl State {
                 let ended = Ended {
                     running,
                     sandbox: None,
+                    spent: None,
                 };
                 self.tool_died(of, Outcome::Error, reason, &ended);
             }

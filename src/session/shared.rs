@@ -2,8 +2,8 @@
 //! nothing here acts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::admission::Lane;
 use crate::clock::Clock;
@@ -12,10 +12,11 @@ use crate::event::{EffectClass, Usage};
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
+use crate::session::company::Company;
 use crate::settings::{LimitSettings, SessionSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::Rules;
+use crate::turn::{ChildLimits, Rules};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Shared {
     pub phase: Phase,
     /// How many there are.
     pub census: Census,
+    /// Lets sessions have others work for them; the root puts it here.
+    pub company: OnceLock<Arc<dyn Company>>,
 }
 
 /// How many there are of what has no limit. For people and metrics.
@@ -233,7 +236,18 @@ impl Agent {
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
             effects: Arc::clone(&self.effects),
+            children: child_limits(settings),
         }
+    }
+}
+
+/// How many sessions a session may begin.
+#[must_use]
+pub const fn child_limits(settings: &SessionSettings) -> ChildLimits {
+    ChildLimits {
+        max_depth: settings.max_depth,
+        live: settings.live_children,
+        lifetime: settings.lifetime_children,
     }
 }
 

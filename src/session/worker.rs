@@ -13,8 +13,9 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
+use super::children::CallChildren;
 use super::shared::Shared;
-use crate::event::{Outcome, Sandbox};
+use crate::event::{Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
@@ -161,6 +162,8 @@ pub(super) struct ToolEnd {
     pub(super) how: RunEnd,
     /// How the run was confined, where it was a program's.
     pub(super) sandbox: Option<Sandbox>,
+    /// What the sessions that it began spent, if it began any.
+    pub(super) spent: Option<Spent>,
 }
 
 impl ToolWork {
@@ -171,27 +174,41 @@ impl ToolWork {
         let Ok(_step) = Arc::clone(&self.step).acquire_owned().await else {
             return;
         };
-        let _place = self.shared.lanes.tool_workers.enter().await;
+        // One that waits for an agent holds no place that the agent's own tools may need.
+        let _place = if self.tools.waits_for_agents(&self.open.tool) {
+            None
+        } else {
+            Some(self.shared.lanes.tool_workers.enter().await)
+        };
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);
         let confined = sink.listen();
-        let how = self.call(sink, output).await;
+        let (shared, session) = (Arc::clone(&self.shared), self.session.clone());
+        let children = CallChildren::new(self.open.of, session, shared);
+        let how = self.call(sink, output, &children).await;
         // A session that is gone will find the call open when it recovers.
         let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
             of: self.open.of,
             attempt: self.open.attempt,
             how,
             sandbox: confined.sandbox(),
+            spent: children.spent(),
         }));
     }
 
-    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> RunEnd {
+    async fn call(
+        &self,
+        sink: OutputSink,
+        output: mpsc::Receiver<String>,
+        children: &CallChildren,
+    ) -> RunEnd {
         let call = Call {
             tool: self.open.tool.clone(),
             arguments: self.open.arguments.clone(),
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
             output: sink,
+            agents: Some(Arc::new(children.clone())),
         };
         // The run's last words are shown before its end is told; one that left its sink with
         // somebody else is not waited for.

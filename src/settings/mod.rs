@@ -90,6 +90,12 @@ pub struct SessionSettings {
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
+    /// So many sessions may stand above one that an agent's call begins.
+    pub max_depth: u32,
+    /// So many sessions may work for one session at once.
+    pub live_children: usize,
+    /// So many sessions may be begun by one session in its life.
+    pub lifetime_children: u32,
     /// The longest wait before a model is tried again.
     pub retry_cap_ms: u64,
     /// The longest first wait before a model is tried again.
@@ -221,7 +227,7 @@ pub struct ToolSettings {
     /// What a crash in the middle of a call means; builtin tools bring their own.
     pub effect: Option<EffectClass>,
     /// One run may take so long.
-    pub timeout_ms: u64,
+    pub timeout_ms: Option<u64>,
     /// Between the polite signal and the final one.
     pub grace_ms: u64,
     /// At most so many restarts …
@@ -250,6 +256,8 @@ pub struct ToolSettings {
     pub cache_entries: u64,
     /// So many runs at once in the whole daemon.
     pub max_at_once: Option<usize>,
+    /// `agent`: the agent that it is.
+    pub agent: String,
     /// `chain`, `parallel`: the tools that it calls.
     pub steps: Vec<StepSettings>,
     /// `parallel`: so many of them at once.
@@ -299,6 +307,8 @@ pub enum ToolKind {
     Chain,
     /// Tools at once, all results in order.
     Parallel,
+    /// An agent, in a session of its own.
+    Agent,
 }
 
 /// `[agents.NAME]`: one agent.
@@ -336,6 +346,9 @@ impl Default for SessionSettings {
             max_steps: 50,
             max_attempts: 4,
             max_recoveries: 3,
+            max_depth: 4,
+            live_children: 8,
+            lifetime_children: 200,
             retry_cap_ms: 30_000,
             retry_first_ms: 500,
             call_timeout_ms: 30_000,
@@ -423,7 +436,7 @@ impl Default for ToolSettings {
             set_env: BTreeMap::new(),
             workdir: PathBuf::new(),
             effect: None,
-            timeout_ms: 60_000,
+            timeout_ms: None,
             grace_ms: 5_000,
             max_restarts: 5,
             within_ms: 60_000,
@@ -438,6 +451,7 @@ impl Default for ToolSettings {
             cache_ttl_ms: None,
             cache_entries: 1_000,
             max_at_once: None,
+            agent: String::new(),
             steps: Vec::new(),
             steps_at_once: 8,
             method: "GET".to_owned(),

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{EffectClass, Fact, FailureClass, Outcome, Sandbox, Timestamp, TurnStatus};
-use crate::id::{Seq, TurnId};
+use crate::id::{Seq, SessionId, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
 
@@ -30,6 +30,7 @@ const TURN_FINISHED: u16 = 10;
 const QUARANTINED: u16 = 11;
 const RELEASED: u16 = 12;
 const SESSION_CLOSED: u16 = 13;
+const CHILD_STARTED: u16 = 14;
 
 #[derive(Serialize, Deserialize)]
 struct SessionCreatedDisk<'a> {
@@ -38,6 +39,25 @@ struct SessionCreatedDisk<'a> {
     tenant: Text<'a>,
     #[serde(default)]
     labels: BTreeMap<Text<'a>, Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<ParentDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    depth: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ParentDisk<'a> {
+    session: Text<'a>,
+    of: Seq,
+    key: Text<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChildStartedDisk<'a> {
+    of: Seq,
+    key: Text<'a>,
+    agent: Text<'a>,
+    session: Text<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,6 +129,15 @@ struct ToolResultDisk<'a> {
     duration_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sandbox: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<SpentDisk>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct SpentDisk {
+    usage: UsageDisk,
+    #[serde(default)]
+    cost_usd: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,6 +204,8 @@ struct SummaryDisk<'a> {
     usage: UsageDisk,
     cost_usd: f64,
     title: Text<'a>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<Text<'a>>,
 }
 
 /// A fact's kind and payload.
@@ -197,6 +228,7 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
         Fact::LlmResponse(response) => pack(LLM_RESPONSE, &LlmResponseDisk::from(response)),
         Fact::ToolCall(call) => pack(TOOL_CALL, &ToolCallDisk::from(call)),
         Fact::ToolResult(result) => pack(TOOL_RESULT, &ToolResultDisk::from(result)),
+        Fact::ChildStarted(child) => pack(CHILD_STARTED, &ChildStartedDisk::from(child)),
         Fact::Error(failure) => pack(ERROR, &FailureDisk::from(failure)),
         Fact::WorkerRestarted {
             of,
@@ -224,7 +256,9 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
 /// Reads a fact of this kind.
 pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
     Ok(match kind {
-        SESSION_CREATED => Fact::SessionCreated(unpack::<SessionCreatedDisk<'_>>(payload)?.into()),
+        SESSION_CREATED => {
+            Fact::SessionCreated(unpack::<SessionCreatedDisk<'_>>(payload)?.try_into()?)
+        }
         USER_INPUT => Fact::UserInput(unpack::<UserInputDisk<'_>>(payload)?.into()),
         TURN_STARTED => unpack::<TurnStartedDisk>(payload)?.into(),
         LLM_REQUEST => unpack::<LlmRequestDisk<'_>>(payload)?.into(),
@@ -243,6 +277,7 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
         SESSION_CLOSED => Fact::SessionClosed {
             by: owned(unpack::<ByDisk<'_>>(payload)?.by),
         },
+        CHILD_STARTED => Fact::ChildStarted(unpack::<ChildStartedDisk<'_>>(payload)?.try_into()?),
         other => return Err(Damage::Newer(format!("a fact of kind {other}"))),
     })
 }
@@ -266,6 +301,7 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         usage: summary.usage.into(),
         cost_usd: summary.cost_usd,
         title: text(&summary.title),
+        parent: summary.parent.map(id_text),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
 }
@@ -289,6 +325,10 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
         usage: disk.usage.into(),
         cost_usd: disk.cost_usd,
         title: disk.title.into_owned(),
+        parent: match &disk.parent {
+            Some(parent) => Some(session_id(parent)?),
+            None => None,
+        },
     })
 }
 
@@ -353,6 +393,15 @@ fn maybe(words: &Option<String>) -> Option<Text<'_>> {
     words.as_deref().map(Cow::Borrowed)
 }
 
+fn id_text(id: SessionId) -> Text<'static> {
+    Cow::Owned(id.to_string())
+}
+
+fn session_id(text: &str) -> Result<SessionId, Damage> {
+    text.parse()
+        .map_err(|error| Damage::Payload(format!("{error}")))
+}
+
 fn owned(words: Option<Text<'_>>) -> Option<String> {
     words.map(Cow::into_owned)
 }
@@ -366,10 +415,10 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        Event, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall,
-        ToolResult, Usage, UserInput,
+        ChildStarted, Event, Failure, FinishReason, LlmResponse, Parent, RequestedCall,
+        SessionCreated, Spent, ToolCall, ToolResult, Usage, UserInput,
     };
-    use crate::id::{CallId, SessionId};
+    use crate::id::CallId;
     use crate::store::engine::Write;
     use crate::store::key;
     use crate::store::record::{self, Meta};
@@ -440,9 +489,58 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                spent: None,
             })
         };
         vec![result(Outcome::Fallback), result(Outcome::Cached)]
+    }
+
+    /// Fields that were added to kinds that were there, and kinds that were added; each with the
+    /// name of its witness.
+    fn facts_of_families() -> Vec<(&'static str, Fact)> {
+        let parent = Parent {
+            session: SESSION,
+            of: Seq::new(6),
+            key: format!("{SESSION}:6"),
+        };
+        let child = ChildStarted {
+            of: Seq::new(6),
+            key: parent.key.clone(),
+            agent: "researcher".to_owned(),
+            session: SessionId::from_u128(SESSION.to_u128() + 1),
+        };
+        let created = SessionCreated {
+            agent: "researcher".to_owned(),
+            model: "default".to_owned(),
+            tenant: "acme".to_owned(),
+            parent: Some(parent),
+            depth: 1,
+            ..SessionCreated::default()
+        };
+        let result = ToolResult {
+            of: Seq::new(6),
+            outcome: Outcome::Ok,
+            content: "2".to_owned(),
+            attempts: 1,
+            duration_ms: 3,
+            sandbox: None,
+            spent: Some(Spent {
+                usage: USAGE,
+                cost_usd: Some(0.0125),
+            }),
+        };
+        vec![
+            ("child_started", Fact::ChildStarted(child)),
+            ("session_created_child", Fact::SessionCreated(created)),
+            ("tool_result_spent", Fact::ToolResult(result)),
+        ]
+    }
+
+    fn summary_of_a_child() -> Summary {
+        Summary {
+            parent: Some(SESSION),
+            ..summary()
+        }
     }
 
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
@@ -452,6 +550,8 @@ mod tests {
                 model: "default".to_owned(),
                 tenant: "acme".to_owned(),
                 labels: [("team".to_owned(), "blue".to_owned())].into(),
+                parent: None,
+                depth: 0,
             }),
             Fact::UserInput(UserInput {
                 content: "What is 1+1?".to_owned(),
@@ -477,6 +577,7 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                spent: None,
             }),
             Fact::Error(Failure {
                 class: FailureClass::Model,
@@ -513,6 +614,7 @@ mod tests {
             usage: USAGE,
             cost_usd: 0.0125,
             title: "What is 1+1?".to_owned(),
+            parent: None,
         }
     }
 
@@ -548,9 +650,23 @@ mod tests {
             };
             records.push((name, key, value));
         }
+        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+            let event = Event {
+                seq: Seq::new(number),
+                at: Timestamp(1_700_000_000_000 + number),
+                fact,
+            };
+            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
+            else {
+                panic!("an event is put")
+            };
+            records.push((name.to_owned(), key, value));
+        }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
-        records.push(("record_summary".to_owned(), key, value));
+        records.push(("record_summary".to_owned(), key.clone(), value));
+        let value = record::encode_summary(&key, &summary_of_a_child()).unwrap();
+        records.push(("record_summary_child".to_owned(), key, value));
         let key = key::unfinished(SESSION);
         let value = record::encode_recoveries(&key, 2);
         records.push(("record_recoveries".to_owned(), key, value));
@@ -621,12 +737,20 @@ mod tests {
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
         }
+        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+            let (_, value) = witness(name);
+            let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
+            assert_eq!(event.fact, fact);
+        }
     }
 
     #[test]
     fn the_witnesses_of_the_other_records_are_read_as_what_they_were() {
         let (key, value) = witness("record_summary");
         assert_eq!(record::decode_summary(&key, &value), Ok(summary()));
+        let (key, value) = witness("record_summary_child");
+        let child = record::decode_summary(&key, &value);
+        assert_eq!(child, Ok(summary_of_a_child()));
         let (key, value) = witness("record_recoveries");
         assert_eq!(record::decode_recoveries(&key, &value), Ok(2));
         let (key, value) = witness("record_quarantine");

@@ -107,6 +107,7 @@ pub fn build(
         ToolKind::Http => compose::http(name, settings, env),
         ToolKind::Chain => compose::chain(name, settings),
         ToolKind::Parallel => compose::parallel(name, settings),
+        ToolKind::Agent => compose::agent(name, settings),
     }
 }
 
@@ -341,7 +342,7 @@ pub(super) fn spec(
     ToolSpec {
         definition: own,
         effect: settings.effect.unwrap_or(effect),
-        timeout: Duration::from_millis(settings.timeout_ms),
+        timeout: settings.timeout(),
         restart: RestartPolicy {
             max_restarts: settings.max_restarts,
             within: Duration::from_millis(settings.within_ms),
@@ -424,7 +425,7 @@ mod tests {
         let settings = ToolSettings {
             description: "The hour.".to_owned(),
             effect: Some(EffectClass::Idempotent),
-            timeout_ms: 7,
+            timeout_ms: Some(7),
             max_output_bytes: 9,
             ..ToolSettings::default()
         };

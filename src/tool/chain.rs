@@ -56,6 +56,7 @@ impl Step {
             idempotency_key: format!("{}:{number}", of.idempotency_key),
             attempt: of.attempt,
             output: of.output.clone(),
+            agents: of.agents.clone(),
         })
     }
 }

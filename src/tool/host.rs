@@ -10,7 +10,7 @@ use std::time::Duration;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
@@ -29,7 +29,8 @@ pub struct Care {
     pub fallback: Option<Fallback>,
     /// Whether its answers are kept; for pure tools only.
     pub cache: Option<CacheLimits>,
-    /// So many runs at once in the whole company; the next one waits.
+    /// So many runs at once in the whole company; the next one waits. One that may wait for an
+    /// agent is refused instead: the agent may need the same place.
     pub max_at_once: Option<usize>,
 }
 
@@ -75,6 +76,7 @@ pub struct Host {
     name: String,
     tool: Arc<dyn Tool>,
     effect: EffectClass,
+    waits: Waits,
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
@@ -83,22 +85,31 @@ pub struct Host {
     clock: Arc<dyn Clock>,
 }
 
+/// For whom a call of the tool may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For nobody but the tool itself.
+    ForNobody,
+    /// For the session of an agent, which may call any tool.
+    ForAgents,
+}
+
 /// How one try to run the tool ended, before anything stands in for it.
 #[derive(Clone, Debug)]
 pub(super) enum Tried {
     Answered(Outcome, String),
     Failed(String),
     Died(Outcome, String),
-    /// The breaker is open.
+    /// The breaker is open, or the tool may not do it now.
     Refused(String),
 }
 
 impl Host {
-    /// A host for this tool. `effect` is what a crash in the middle of a call means, everything
-    /// counted that the call may call in turn.
+    /// A host for this tool: what a crash in the middle of a call means and for whom it may wait,
+    /// everything counted that the call may call in turn.
     pub(super) fn new(
         tool: Arc<dyn Tool>,
-        effect: EffectClass,
+        (effect, waits): (EffectClass, Waits),
         care: Care,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -114,6 +125,7 @@ impl Host {
             fallback: care.fallback,
             name,
             effect,
+            waits,
             tool,
             clock,
         }
@@ -129,6 +141,12 @@ impl Host {
     #[must_use]
     pub const fn effect(&self) -> EffectClass {
         self.effect
+    }
+
+    /// Whether a call may wait for the session of an agent.
+    #[must_use]
+    pub fn waits_for_agents(&self) -> bool {
+        self.waits == Waits::ForAgents
     }
 
     /// What stands in for it.
@@ -189,10 +207,8 @@ impl Host {
 
     /// Lane, breaker, timeout, verdict.
     async fn guarded(&self, invocation: Invocation, others: &Toolbox) -> Tried {
-        let _place = match &self.places {
-            // The semaphore is never closed.
-            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
-            None => None,
+        let Ok(_place) = self.place().await else {
+            return Tried::Refused(self.crowded());
         };
         let run = match self.pass() {
             Ok(run) => run,
@@ -204,6 +220,7 @@ impl Host {
         let tried = match tokio::time::timeout(timeout, work).await {
             Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
             Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
+            Ok(Err(ToolError::Refused(text))) => Tried::Refused(cut(text, limit)),
             Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
             Err(_) => Tried::Died(
                 Outcome::Timeout,
@@ -212,6 +229,18 @@ impl Host {
         };
         run.ended(&tried);
         tried
+    }
+
+    /// A place, if there is a limit.
+    async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        let Some(places) = self.places.clone() else {
+            return Ok(None);
+        };
+        match self.waits {
+            // The semaphore is never closed.
+            Waits::ForNobody => Ok(places.acquire_owned().await.ok()),
+            Waits::ForAgents => places.try_acquire_owned().map(Some),
+        }
     }
 
     fn pass(&self) -> Result<Running<'_>, Refused> {
@@ -257,6 +286,14 @@ impl Host {
             "the tool {:?} was not called: it failed {} times in a row, and {when}; go on without it, or call it later",
             self.name,
             self.breaker().failures
+        )
+    }
+
+    /// For the model.
+    fn crowded(&self) -> String {
+        format!(
+            "the tool {:?} was not called: every place is taken (max_at_once); call it later, or go on without it",
+            self.name
         )
     }
 

@@ -4,6 +4,7 @@
 //! around every tool. The session's tool worker adds restart and cancellation. A tool never
 //! touches a log and never sees a session.
 
+pub mod agent;
 pub mod build;
 pub mod builtin;
 pub mod chain;
@@ -61,6 +62,8 @@ pub struct Invocation {
     pub attempt: u32,
     /// Where provisional output goes while the tool runs.
     pub output: OutputSink,
+    /// Other agents, when a session calls.
+    pub agents: Option<Arc<dyn agent::Agents>>,
 }
 
 /// Takes provisional output: shown to readers at once, never part of the result.
@@ -123,6 +126,9 @@ pub enum ToolError {
     /// The tool did its work and says no: data for the model, nothing is run again.
     #[error("{0}")]
     Failed(String),
+    /// The tool did nothing, because it may not now: data for the model, and no fault of the tool.
+    #[error("{0}")]
+    Refused(String),
     /// The run died without an outcome: what it did outside is unknown.
     #[error("{0}")]
     Died(String),
@@ -146,8 +152,14 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// Runs the tool once. The text goes to the model.
     ///
     /// # Errors
-    /// [`ToolError::Failed`] is an answer; [`ToolError::Died`] is not, and may lead to another run.
+    /// [`ToolError::Failed`] and [`ToolError::Refused`] are answers; [`ToolError::Died`] is not, and
+    /// may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
+
+    /// The agent whose session a call begins, if it begins one.
+    fn agent(&self) -> Option<&str> {
+        None
+    }
 
     /// Names of the tools that this one calls in turn.
     fn members(&self) -> Vec<String> {

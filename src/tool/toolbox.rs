@@ -1,7 +1,7 @@
 //! All tools of a company, each with its host. Everybody who calls a tool calls it here: the
 //! sessions' tool workers, calls from outside a session, and tools made of other tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ use crate::clock::Clock;
 use crate::event::{EffectClass, Outcome};
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
-use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
+use crate::tool::agent::Agents;
+use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried, Waits};
 use crate::tool::{Invocation, OutputSink, Tool};
 
 /// The tools of a company, by name. Cheap to clone.
@@ -40,6 +41,8 @@ pub struct Call {
     pub attempt: u32,
     /// Where provisional output goes.
     pub output: OutputSink,
+    /// Other agents, when a session calls.
+    pub agents: Option<Arc<dyn Agents>>,
 }
 
 /// Why tools do not go together.
@@ -85,13 +88,23 @@ impl Toolbox {
             .iter()
             .map(|(name, (tool, _))| (name.clone(), tool.spec().effect))
             .collect();
+        let with_agent: BTreeSet<_> = tools
+            .iter()
+            .filter(|(_, (tool, _))| tool.agent().is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
         let mut hosts = Hosts::new();
         for (name, (tool, care)) in tools {
             let effect = weakest(&name, &own, &ways);
             if care.cache.is_some() && effect != EffectClass::Pure {
                 return Err(ToolboxError::CacheOfEffects(name));
             }
-            let host = Host::new(tool, effect, care, Arc::clone(clock));
+            let waits = if leads_into(&name, &with_agent, &ways) {
+                Waits::ForAgents
+            } else {
+                Waits::ForNobody
+            };
+            let host = Host::new(tool, (effect, waits), care, Arc::clone(clock));
             hosts.insert(name, Arc::new(host));
         }
         let all = Arc::new(hosts);
@@ -121,6 +134,13 @@ impl Toolbox {
     /// All hosts, by name.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.seen.values()
+    }
+
+    /// Whether a call of this tool may wait for the session of an agent. Whoever waits for one holds
+    /// no place that the agent's own tools may need.
+    #[must_use]
+    pub fn waits_for_agents(&self, name: &str) -> bool {
+        self.host(name).is_some_and(|host| host.waits_for_agents())
     }
 
     /// Only the tools with these names; names without a tool are left out. What these tools call
@@ -258,6 +278,7 @@ fn invocation(call: &Call, arguments: Value) -> Invocation {
         idempotency_key: call.idempotency_key.clone(),
         attempt: call.attempt,
         output: call.output.clone(),
+        agents: call.agents.clone(),
     }
 }
 
@@ -282,6 +303,12 @@ fn check_ways(ways: &Ways) -> Result<(), ToolboxError> {
         }
     }
     cycle(ways).map_or(Ok(()), |names| Err(ToolboxError::Cycle(names.join(" → "))))
+}
+
+/// Whether a call of this one may lead to one of those. The ways have no cycle.
+fn leads_into(name: &str, those: &BTreeSet<String>, ways: &Ways) -> bool {
+    let mut others = ways.get(name).into_iter().flatten();
+    those.contains(name) || others.any(|other| leads_into(other, those, ways))
 }
 
 /// The weakest promise among a tool and all that it may lead to. The ways have no cycle.

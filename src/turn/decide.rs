@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{OpenCall, Owed, Phase, Slot, Stage, State, Turn};
+use super::{ChildLimits, OpenCall, Owed, Phase, Slot, Stage, State, Turn};
 use crate::event::{
-    EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome, Sandbox, SessionCreated,
-    Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
+    ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome, Sandbox,
+    SessionCreated, Spent, Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
 };
 use crate::id::Seq;
 
@@ -32,6 +32,8 @@ pub struct Rules {
     pub queued_inputs: usize,
     /// What a crash in a call of each tool means. A tool that is not here does nothing.
     pub effects: Arc<std::collections::BTreeMap<String, EffectClass>>,
+    /// How many sessions it may begin.
+    pub children: ChildLimits,
 }
 
 /// Something that reached the session from outside.
@@ -53,8 +55,17 @@ pub enum Input {
     ToolDone(ToolResult),
     /// A run of the tool ended without an outcome.
     ToolDied(ToolDeath),
+    /// A tool call wants a session of its own.
+    StartChild {
+        /// Which call, and what session.
+        child: ChildStarted,
+        /// So many children of open calls have done their work.
+        over: usize,
+    },
     /// Somebody wants the turn to stop.
     Cancel,
+    /// The session that began this one does not want its answer any more.
+    Recall,
     /// The session was rebuilt from its log: what was running is not running any more.
     Recover {
         /// Why it was rebuilt.
@@ -91,7 +102,7 @@ pub struct ModelFailure {
 }
 
 /// A run of a tool that gave no outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ToolDeath {
     /// The call's intent.
     pub of: Seq,
@@ -105,6 +116,8 @@ pub struct ToolDeath {
     pub duration_ms: u64,
     /// How the run was confined, where it was a program's.
     pub sandbox: Option<Sandbox>,
+    /// What the sessions that it began spent, if it began any.
+    pub spent: Option<Spent>,
 }
 
 /// The input does not fit. Nothing has changed.
@@ -131,6 +144,21 @@ pub enum Refusal {
     /// An outcome of something that is not open any more.
     #[error("the outcome of {0} is not owed")]
     Stale(Seq),
+    /// So many sessions stand above it that it may begin none.
+    #[error(
+        "this agent was called through {0} others and may call no further one (sessions.max_depth); do the work without it"
+    )]
+    TooDeep(u32),
+    /// Too many sessions work for it.
+    #[error(
+        "{0} agents are at work for this session already (sessions.live_children); call this one when another has answered"
+    )]
+    TooManyChildren(usize),
+    /// It has begun as many sessions as it may.
+    #[error(
+        "this session has called {0} agents and may call no more (sessions.lifetime_children); do the work without them"
+    )]
+    NoMoreChildren(u32),
     /// It is so already.
     #[error("nothing changes")]
     NoChange,
@@ -166,7 +194,9 @@ impl State {
             }
             Input::ToolDone(result) => Err(Refusal::Stale(result.of)),
             Input::ToolDied(death) => self.tool_died(&death),
+            Input::StartChild { child, over } => self.start_child(child, over, rules),
             Input::Cancel => self.cancel(),
+            Input::Recall => self.recall(),
             Input::Recover { reason } => self.recover(&reason, rules),
             Input::Quarantine { .. } if self.quarantined => Err(Refusal::NoChange),
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
@@ -298,7 +328,7 @@ impl State {
         ])
     }
 
-    fn cancel(&self) -> Result<Vec<Fact>, Refusal> {
+    pub(super) fn cancel(&self) -> Result<Vec<Fact>, Refusal> {
         let Some(turn) = &self.turn else {
             return self.cancel_waiting();
         };
@@ -450,6 +480,7 @@ fn ended_without_outcome(open: &OpenCall, death: &ToolDeath) -> Fact {
         attempts: open.attempt,
         duration_ms: death.duration_ms,
         sandbox: death.sandbox,
+        spent: death.spent,
     })
 }
 
@@ -468,5 +499,6 @@ fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
         attempts: open.attempt,
         duration_ms: 0,
         sandbox: None,
+        spent: None,
     })
 }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::context::Context;
-use crate::event::{FinishReason, Outcome, ToolResult};
-use crate::id::CallId;
+use crate::event::{ChildStarted, FinishReason, Outcome, Parent, Spent, ToolResult};
+use crate::id::{CallId, SessionId};
 use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
 
@@ -28,6 +28,11 @@ fn rules() -> Rules {
                 .map(|(name, effect)| (name.to_owned(), effect))
                 .collect::<BTreeMap<_, _>>(),
         ),
+        children: ChildLimits {
+            max_depth: 2,
+            live: 2,
+            lifetime: 5,
+        },
     }
 }
 
@@ -87,6 +92,7 @@ impl World {
             Some(Owed::Place) => Input::Place,
             Some(Owed::Wait { .. }) => Input::RetryDue,
             Some(Owed::Model { of, .. }) => model_input(*of, dice),
+            Some(Owed::Tool(open)) if dice.kind % 5 < 2 => child_input(open, dice),
             Some(Owed::Tool(open)) => tool_input(open, dice),
         };
         // A refusal leaves the world as it was.
@@ -145,6 +151,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             allowed_again: dice.pick.is_multiple_of(2),
             duration_ms: 1,
             sandbox: None,
+            spent: None,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -153,8 +160,19 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             attempts: open.attempt,
             duration_ms: 1,
             sandbox: None,
+            spent: None,
         }),
     }
+}
+
+fn child_input(open: &OpenCall, dice: &Dice) -> Input {
+    let child = ChildStarted {
+        of: open.of,
+        key: format!("s:{}:{}", open.of, dice.pick % 3),
+        agent: "helper".into(),
+        session: SessionId::from_u128(u128::from(dice.pick)),
+    };
+    Input::StartChild { child, over: 0 }
 }
 
 #[derive(Clone, Debug)]
@@ -253,6 +271,27 @@ proptest! {
         }
         prop_assert!(!world.state.is_unfinished());
         assert_outcomes(&world.log, &world.state);
+    }
+
+    #[test]
+    fn a_key_has_one_child_and_children_begin_only_for_open_calls_within_the_limits(game in games()) {
+        let mut state = State::default();
+        let mut keys = std::collections::BTreeSet::new();
+        for event in &play(&game).log {
+            if let Fact::ChildStarted(child) = &event.fact {
+                prop_assert!(state.open_call(child.of).is_some());
+                prop_assert!(keys.insert(child.key.clone()), "two children of {}", child.key);
+            }
+            state.evolve(event);
+            prop_assert!(state.owed_children().count() <= rules().children.live);
+            for key in &keys {
+                let child = state.child(key);
+                let is_owed = child.is_some_and(|child| state.open_call(child.of).is_some());
+                let of = key.split(':').nth(1).and_then(|of| of.parse().ok()).map(Seq::new);
+                prop_assert_eq!(is_owed, of.is_some_and(|of| state.open_call(of).is_some()));
+            }
+        }
+        prop_assert!(keys.len() <= rules().children.lifetime as usize);
     }
 
     #[test]
@@ -357,4 +396,128 @@ fn a_model_is_tried_only_so_often_over_all_restarts() {
         .iter()
         .filter(|event| matches!(event.fact, Fact::LlmRequest { .. }));
     assert_eq!(asked.count(), 3);
+}
+
+/// A session that another one began, with its parent's input.
+fn child_with_its_task() -> World {
+    let mut world = World::default();
+    let parent = Parent {
+        session: SessionId::from_u128(1),
+        of: Seq::new(6),
+        key: "1:6".into(),
+    };
+    let created = SessionCreated {
+        parent: Some(parent),
+        depth: 2,
+        ..SessionCreated::default()
+    };
+    world.give(Input::Create(created)).unwrap();
+    world
+}
+
+/// A world whose one call, of `put`, is open; and the call.
+fn with_an_open_call(mut world: World) -> (World, OpenCall) {
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    let answer = LlmResponse {
+        of: world.state.head(),
+        tool_calls: vec![RequestedCall {
+            id: CallId("c".into()),
+            tool: "put".into(),
+            arguments: "{}".into(),
+            signature: None,
+        }],
+        cost_usd: Some(1.0),
+        ..LlmResponse::default()
+    };
+    world.give(Input::Answered(answer)).unwrap();
+    let Some(Owed::Tool(open)) = world.state.owed().pop() else {
+        panic!("a call is owed")
+    };
+    (world, open)
+}
+
+#[test]
+fn a_session_works_for_its_parent_until_that_turn_is_over_and_for_nobody_else() {
+    let mut world = child_with_its_task();
+    assert!(!world.state.serves_parent());
+    world.give(said(Some("1:6"), "the task")).unwrap();
+    world.give(said(None, "a person's words")).unwrap();
+    assert!(world.state.serves_parent());
+    world.give(Input::Place).unwrap();
+    assert!(world.state.serves_parent());
+    world.give(Input::Recall).unwrap();
+    assert!(!world.state.serves_parent());
+    world.give(Input::Place).unwrap();
+    assert_eq!(world.give(Input::Recall), Err(Refusal::NothingRuns));
+}
+
+#[test]
+fn a_session_that_is_too_deep_begins_no_other() {
+    let (mut world, open) = with_an_open_call(child_with_its_task());
+    let refusal = world.give(child_input(&open, &Dice { kind: 0, pick: 0 }));
+    assert_eq!(refusal, Err(Refusal::TooDeep(2)));
+}
+
+#[test]
+fn children_that_have_done_their_work_make_room_for_others_but_not_for_ever() {
+    let (mut world, open) = with_an_open_call(World::begun());
+    let nth = |number: usize| {
+        let child = ChildStarted {
+            of: open.of,
+            key: number.to_string(),
+            ..ChildStarted::default()
+        };
+        Input::StartChild {
+            child,
+            over: number.saturating_sub(1),
+        }
+    };
+    for number in 0..5 {
+        world.give(nth(number)).unwrap();
+        assert_eq!(world.give(nth(number)), Err(Refusal::NoChange));
+    }
+    assert_eq!(world.give(nth(5)), Err(Refusal::NoMoreChildren(5)));
+    let crowded = Input::StartChild {
+        child: ChildStarted {
+            of: open.of,
+            key: "one more".into(),
+            ..ChildStarted::default()
+        },
+        over: 0,
+    };
+    let (mut world, _) = with_an_open_call(World::begun());
+    world.give(nth(0)).unwrap();
+    world.give(nth(1)).unwrap();
+    assert_eq!(world.give(crowded), Err(Refusal::TooManyChildren(2)));
+}
+
+#[test]
+fn what_children_spend_is_spent_by_the_turn() {
+    let usage = Usage {
+        input: 7,
+        ..Usage::default()
+    };
+    for (cost_usd, sum) in [(Some(0.5), Some(1.5)), (None, None)] {
+        let (mut world, open) = with_an_open_call(World::begun());
+        let result = ToolResult {
+            of: open.of,
+            outcome: Outcome::Ok,
+            content: "done".into(),
+            attempts: 1,
+            duration_ms: 1,
+            sandbox: None,
+            spent: Some(Spent { usage, cost_usd }),
+        };
+        world.give(Input::ToolDone(result)).unwrap();
+        world.give(Input::Cancel).unwrap();
+        let finished = Fact::TurnFinished {
+            turn: TurnId::new(1),
+            status: TurnStatus::Cancelled,
+            usage,
+            cost_usd: sum,
+        };
+        assert_eq!(world.log.pop().unwrap().fact, finished);
+        assert_eq!(world.state.spent(), (usage, sum.unwrap_or(1.0)));
+    }
 }

@@ -51,5 +51,6 @@ pub(crate) fn invocation(arguments: Value) -> Invocation {
         idempotency_key: "session:7".to_owned(),
         attempt: 2,
         output: OutputSink::none(),
+        agents: None,
     }
 }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control::wire::rfc3339;
+use crate::control::wire::{ChildStarted, Parent, rfc3339};
 use crate::event::{self, Fact};
 use crate::id::{Seq, SessionId};
 
@@ -40,6 +40,12 @@ pub struct SessionCreated {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+    /// The session that began it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// So many sessions stand above it.
+    #[serde(default)]
+    pub depth: u32,
 }
 
 /// `user_input`: accepted durably, not yet applied to a turn.
@@ -152,6 +158,12 @@ pub struct ToolResult {
     /// How a program was confined: `none`, `basic`, `landlock`, `bwrap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<String>,
+    /// Tokens of the sessions that it began, if it began any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Their cost, where every price was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
 }
 
 /// `error`: for people; never shown to the model.
@@ -191,7 +203,7 @@ pub struct TurnFinished {
     pub turn: u32,
     /// `completed`, `failed`, `cancelled`.
     pub status: String,
-    /// Tokens of all its model calls.
+    /// Tokens of all its model calls, those of the sessions that it began included.
     pub usage: Usage,
     /// Cost, where every price was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,6 +267,8 @@ fn data(fact: &Fact, id: &str) -> Value {
             model: it.model.clone(),
             tenant: it.tenant.clone(),
             labels: it.labels.clone(),
+            parent: it.parent.as_ref().map(Parent::from),
+            depth: it.depth,
         }),
         Fact::UserInput(it) => value(UserInput {
             content: it.content.clone(),
@@ -274,6 +288,7 @@ fn data(fact: &Fact, id: &str) -> Value {
         Fact::LlmResponse(it) => value(LlmResponse::from(it)),
         Fact::ToolCall(it) => value(tool_call(it, id)),
         Fact::ToolResult(it) => value(ToolResult::from(it)),
+        Fact::ChildStarted(it) => value(ChildStarted::from(it)),
         Fact::Error(it) => value(Problem::from(it)),
         Fact::WorkerRestarted {
             of,
@@ -344,6 +359,8 @@ impl From<&event::ToolResult> for ToolResult {
             attempts: it.attempts,
             duration_ms: it.duration_ms,
             sandbox: it.sandbox.map(|level| level.name().to_owned()),
+            usage: it.spent.map(|spent| spent.usage.into()),
+            cost_usd: it.spent.and_then(|spent| spent.cost_usd),
         }
     }
 }

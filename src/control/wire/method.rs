@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::wire::{Event, Usage};
+use crate::control::wire::{Event, Session};
 
 /// Every method of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -323,46 +323,6 @@ pub struct SessionAct {
 pub struct Cancelled {
     /// False when no turn was running.
     pub cancelled: bool,
-}
-
-/// A session, as `session.create`, `session.get` and `session.list` give it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Session {
-    /// Its id.
-    pub session: String,
-    /// The agent's name.
-    pub agent: String,
-    /// Who it is accounted to.
-    pub tenant: String,
-    /// For people and filters.
-    pub labels: BTreeMap<String, String>,
-    /// `idle`, `unfinished`, `quarantined`, `closed`.
-    pub status: String,
-    /// In memory.
-    pub live: bool,
-    /// A turn runs.
-    pub running: bool,
-    /// Readers attached.
-    pub readers: u64,
-    /// The number of its last event.
-    pub head: u64,
-    /// Turns begun.
-    pub turns: u32,
-    /// Inputs accepted and not yet applied.
-    pub waiting_inputs: u32,
-    /// Tokens of all model calls.
-    pub usage: Usage,
-    /// Cost of all model calls whose price was known.
-    pub cost_usd: f64,
-    /// The first input's beginning.
-    pub title: String,
-    /// RFC 3339.
-    pub created_at: String,
-    /// RFC 3339.
-    pub updated_at: String,
-    /// Why it was set aside.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quarantine: Option<String>,
 }
 
 /// Takes of `session.list`.

@@ -7,6 +7,7 @@ mod event;
 mod frame;
 mod method;
 mod schema;
+mod session;
 mod stream;
 
 pub use event::{
@@ -19,10 +20,11 @@ pub use frame::{BadFrame, ErrorData, ErrorObject, Notification, Request, Respons
 pub use method::{
     Agent, AgentList, CallTool, Cancelled, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
     HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow, OneSession, OneTool,
-    SendInput, Sent, Session, SessionAct, SessionList, Shutdown, Start, Status, Subscribe,
-    Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    SendInput, Sent, SessionAct, SessionList, Shutdown, Start, Status, Subscribe, Subscribed, Tool,
+    ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
+pub use session::{ChildStarted, Parent, Session};
 pub use stream::StreamItem;
 
 /// The version of this protocol. A newer one is refused.

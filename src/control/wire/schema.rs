@@ -5,8 +5,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
-    AgentList, CallTool, Cancelled, CreateSession, Done, Event, EventPage, EventsOf, Hello,
-    HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
+    AgentList, CallTool, Cancelled, ChildStarted, CreateSession, Done, Event, EventPage, EventsOf,
+    Hello, HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
     OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
     Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
     Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
@@ -82,6 +82,7 @@ fn of_events(generator: &mut SchemaGenerator) -> Value {
         "llm_response": generator.subschema_for::<LlmResponse>(),
         "tool_call": generator.subschema_for::<ToolCall>(),
         "tool_result": generator.subschema_for::<ToolResult>(),
+        "child_started": generator.subschema_for::<ChildStarted>(),
         "error": generator.subschema_for::<Problem>(),
         "worker_restarted": generator.subschema_for::<WorkerRestarted>(),
         "turn_finished": generator.subschema_for::<TurnFinished>(),

@@ -322,6 +322,7 @@ mod tests {
             idempotency_key: String::new(),
             attempt: 1,
             output: OutputSink::none(),
+            agents: None,
         });
         let serve = async {
             let (mut socket, _) = listener.accept().await.unwrap();
