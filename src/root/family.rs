@@ -91,7 +91,9 @@ async fn perform(
     if !follower.has_input() {
         say(root, task, parent).await?;
     }
-    follow(root, shared, task.session, follower, watch).await
+    let since = began_after(root, task.session).await;
+    let from = (follower, since);
+    follow(root, shared, task.session, from, watch).await
 }
 
 async fn begin(root: &RootHandle, task: &ChildTask) -> Result<(), Fault> {
@@ -151,16 +153,27 @@ async fn say(root: &RootHandle, task: &ChildTask, parent: &Parent) -> Result<(),
     }
 }
 
-/// Reads what the child does, from where the follower is to the end of the turn.
+/// The child's last event when it came into memory: what is later, this process has done.
+async fn began_after(root: &RootHandle, child: SessionId) -> Seq {
+    let Ok(handle) = root.wake(child).await else {
+        return Seq::new(u64::MAX);
+    };
+    let facts = handle.facts().await;
+    facts.map_or(Seq::new(u64::MAX), |facts| facts.began_after)
+}
+
+/// Reads what the child does, from where the follower is to the end of the turn. Outcomes after
+/// `since` are progress.
 async fn follow(
     root: &RootHandle,
     shared: &Arc<Shared>,
     child: SessionId,
-    mut follower: Follower,
+    (mut follower, since): (Follower, Seq),
     watch: &Watch,
 ) -> Result<ChildEnd, Fault> {
-    let begun_at = follower.last();
+    let mut told = since;
     loop {
+        told = tell_progress(&follower, told, watch);
         let mut items = subscribe(root, shared, child, follower.last()).await?;
         while let Some(chunk) = items.recv().await {
             let stored = match chunk.item {
@@ -173,12 +186,18 @@ async fn follow(
                 return Ok(end);
             }
             show(event, watch).await;
-            if event.seq > begun_at && is_progress(&event.fact) {
-                (watch.moved)();
-            }
+            told = tell_progress(&follower, told, watch);
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// Tells of progress after `told`; gives the last of which was told.
+fn tell_progress(follower: &Follower, told: Seq, watch: &Watch) -> Seq {
+    if follower.progress() > told {
+        (watch.moved)();
+    }
+    told.max(follower.progress())
 }
 
 async fn subscribe(
@@ -215,14 +234,6 @@ async fn ended(reason: EndReason, follower: &Follower) -> Result<ChildEnd, Fault
         .map_or_else(String::new, |trouble| format!(": {trouble}"));
     let message = format!("the session of the agent {what}{why}; go on without its answer");
     Err(Fault::new(code, message))
-}
-
-/// What an outcome is, and not only another try.
-const fn is_progress(fact: &Fact) -> bool {
-    matches!(
-        fact,
-        Fact::LlmResponse(_) | Fact::ToolResult(_) | Fact::ChildStarted(_)
-    )
 }
 
 /// A line for people who read the parent.

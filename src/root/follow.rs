@@ -9,6 +9,7 @@ use crate::session::company::ChildEnd;
 pub(super) struct Follower {
     key: String,
     last: Seq,
+    progress: Seq,
     input: Option<Seq>,
     turn: Option<TurnId>,
     words: String,
@@ -21,6 +22,7 @@ impl Follower {
         Self {
             key: key.to_owned(),
             last: Seq::START,
+            progress: Seq::START,
             input: None,
             turn: None,
             words: String::new(),
@@ -31,6 +33,11 @@ impl Follower {
     /// The last event that was taken.
     pub(super) const fn last(&self) -> Seq {
         self.last
+    }
+
+    /// The last event that was an outcome, and not only another try.
+    pub(super) const fn progress(&self) -> Seq {
+        self.progress
     }
 
     /// Whether the child has its input.
@@ -46,6 +53,9 @@ impl Follower {
     /// Takes the next event; gives the turn's end when this is it.
     pub(super) fn take(&mut self, event: &Event) -> Option<ChildEnd> {
         self.last = event.seq;
+        if is_progress(&event.fact) {
+            self.progress = event.seq;
+        }
         match &event.fact {
             Fact::UserInput(input) if input.key.as_ref() == Some(&self.key) => {
                 self.input = Some(event.seq);
@@ -90,4 +100,11 @@ impl Follower {
         self.words.clear();
         self.trouble = None;
     }
+}
+
+const fn is_progress(fact: &Fact) -> bool {
+    matches!(
+        fact,
+        Fact::LlmResponse(_) | Fact::ToolResult(_) | Fact::ChildStarted(_)
+    )
 }

@@ -40,6 +40,8 @@ pub struct Facts {
     pub running_turn: Option<TurnId>,
     /// Model and tool calls in flight.
     pub effects: usize,
+    /// The last event when it came into memory.
+    pub began_after: Seq,
 }
 
 /// Why a session did not do as it was told.

@@ -177,6 +177,8 @@ struct State {
     outbox: Vec<Fact>,
     /// The last event on disk.
     durable: Seq,
+    /// The last event when the actor began.
+    began_after: Seq,
     /// Appends that were heard of before an earlier one, by the event before them.
     landed: BTreeMap<Seq, Result<Vec<Stored>, StoreError>>,
     /// Answers that wait until this event is durable, in order.
@@ -290,6 +292,7 @@ impl State {
             agent,
             myself,
             durable: turn.head(),
+            began_after: turn.head(),
             context,
             outbox: Vec::new(),
             landed: BTreeMap::new(),
@@ -411,6 +414,7 @@ impl State {
             readers: self.live.readers(),
             running_turn: self.turn.running_turn(),
             effects: self.running.len(),
+            began_after: self.began_after,
         };
         answer(reply, facts);
     }
