@@ -101,7 +101,11 @@ impl Troupe {
     /// A company, and a session of the first agent.
     async fn open(&self) -> (Impresario, Session) {
         let company = self.start().await;
-        let session = company.session(self.cast[0].0).create().await.unwrap();
+        let session = company
+            .session(self.cast.first().unwrap().0)
+            .create()
+            .await
+            .unwrap();
         (company, session)
     }
 
@@ -158,15 +162,17 @@ fn waiting_for(gate: &Gate) -> Puppet {
 }
 
 fn children(events: &[Event]) -> Vec<ChildStarted> {
-    let children = events.iter().filter_map(|event| match &event.fact {
-        Fact::ChildStarted(child) => Some(child.clone()),
-        _ => None,
+    let children = events.iter().filter_map(|event| {
+        if let Fact::ChildStarted(child) = &event.fact {
+            return Some(child.clone());
+        }
+        None
     });
     children.collect()
 }
 
 fn created(events: &[Event]) -> SessionCreated {
-    let Fact::SessionCreated(created) = &events[0].fact else {
+    let Fact::SessionCreated(created) = &events.first().unwrap().fact else {
         panic!("a log begins with its session")
     };
     created.clone()
@@ -294,16 +300,17 @@ async fn what_a_child_spends_is_spent_by_its_parents_turn_through_all_levels() {
         output: 50,
         ..Usage::default()
     };
-    let spent = events.iter().find_map(|event| match &event.fact {
-        Fact::TurnFinished { usage, .. } => Some(*usage),
-        _ => None,
+    let Some(Fact::TurnFinished { usage, .. }) = events.last().map(|it| &it.fact) else {
+        panic!("the turn is finished")
+    };
+    assert_eq!(*usage, whole);
+    let of_children = events.iter().find_map(|event| {
+        if let Fact::ToolResult(result) = &event.fact {
+            return result.spent;
+        }
+        None
     });
-    assert_eq!(spent, Some(whole));
-    let result = events.iter().find_map(|event| match &event.fact {
-        Fact::ToolResult(result) => result.spent,
-        _ => None,
-    });
-    assert_eq!(result.unwrap().usage.input, 300);
+    assert_eq!(of_children.unwrap().usage.input, 300);
     assert_eq!(session.info().await.unwrap().summary.usage, whole);
 }
 

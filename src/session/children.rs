@@ -17,7 +17,7 @@ use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::tool::ToolError;
 use crate::tool::agent::{Agents, Task};
-use crate::turn::{Input, Refusal};
+use crate::turn::Input;
 
 /// What a call tells its session of its children.
 #[derive(Debug)]
@@ -217,9 +217,12 @@ impl CallChildren {
         let Ok(CallResult::Success(named)) = answered else {
             return std::future::pending().await;
         };
-        named.map_err(|error| match error {
-            SessionError::Refused(refusal) => refused(&refusal),
-            other => ToolError::Failed(other.to_string()),
+        named.map_err(|error| {
+            if let SessionError::Refused(refusal) = error {
+                ToolError::Refused(refusal.to_string())
+            } else {
+                ToolError::Failed(error.to_string())
+            }
         })
     }
 
@@ -236,10 +239,6 @@ impl Agents for CallChildren {
     fn ask(&self, task: Task) -> BoxFuture<'static, Result<String, ToolError>> {
         self.clone().perform(task).boxed()
     }
-}
-
-fn refused(refusal: &Refusal) -> ToolError {
-    ToolError::Refused(refusal.to_string())
 }
 
 /// What a child's end is for its parent's model.
