@@ -671,39 +671,89 @@ async fn a_child_whose_parent_was_deleted_is_cancelled_at_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parent_is_not_set_aside_while_its_child_gets_on() {
+async fn whoever_waits_is_not_set_aside_while_those_below_get_on() {
     let helper = Puppet::new(|asked| match asked.before % 2 {
         0 => vec![call("prop")],
         _ => vec![Act::Hang],
     });
     let prop = Prop::saying("prop", EffectClass::Pure, "step");
     let mut troupe = Troupe::new()
-        .agent("lead", &passing_on("ask_helper"), &["ask_helper"])
+        .agent("lead", &passing_on("ask_middle"), &["ask_middle"])
+        .agent("middle", &passing_on("ask_helper"), &["ask_helper"])
         .agent("helper", &helper, &["prop"])
         .prop(&prop)
         .with(|settings| settings.sessions.max_recoveries = 1);
-    let (mut company, session) = troupe.open().await;
-    session.say("go").await.unwrap();
-    let id = session.id();
-    drop(session);
-    for life in 1..=2 {
-        helper.calls.until(|calls| calls.begun == life * 2).await;
-        let settled = async || {
-            let found = troupe.store.unfinished().await.unwrap();
-            let own = found.iter().find(|found| found.session == id);
-            life == 1 || own.is_some_and(|own| own.recoveries == 0)
-        };
-        eventually(settled).await;
-        company = troupe.begin_again(company).await;
+    let (mut company, lead) = troupe.open().await;
+    lead.say("go").await.unwrap();
+    let lead = lead.id();
+    helper.calls.until(|calls| calls.begun == 2).await;
+    let middle = troupe.child_of(lead).await;
+    company = troupe.begin_again(company).await;
+    helper.calls.until(|calls| calls.begun == 4).await;
+    // Both wait for the one at the end, which got on: what they were recovered is forgotten.
+    eventually(async || {
+        let found = troupe.store.unfinished().await.unwrap();
+        let waiting = found
+            .iter()
+            .filter(|it| [lead, middle].contains(&it.session));
+        waiting.map(|it| it.recoveries).eq([0, 0])
+    })
+    .await;
+    company = troupe.begin_again(company).await;
+    // The last one itself was recovered too often; the others hear of it and go on.
+    troupe.rests(lead).await;
+    for session in [lead, middle] {
+        let events = troupe.log(session).await;
+        assert_eq!(status(&events), Some(TurnStatus::Completed), "{events:?}");
+        assert!(words(&events).contains("recoveries"), "{events:?}");
     }
-    // The child was recovered too often; its parent hears of it, and was not.
-    troupe.rests(id).await;
-    let events = troupe.log(id).await;
-    assert_eq!(status(&events), Some(TurnStatus::Completed), "{events:?}");
-    let (outcome, text) = only_result(&events);
-    assert_eq!(outcome, Outcome::Error);
-    assert!(text.contains("recoveries"), "{text}");
     drop(company);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_talks_to_a_child_is_not_disturbed_by_its_parents_cancel() {
+    let gate = Gate::default();
+    let helper = Puppet::new({
+        let gate = gate.clone();
+        move |asked| match asked.said.as_str() {
+            "hello" => vec![Act::Wait(gate.clone()), say("hello yourself")],
+            _ => vec![say("fine")],
+        }
+    });
+    let spec = AgentTool::new("both", "helper", "asks").spec().clone();
+    let chain = Chain::new(spec, [("ask_helper", None), ("hang", None)]).unwrap();
+    let hang = Prop::hanging("hang", EffectClass::Pure);
+    let troupe = Troupe::new()
+        .agent("lead", &passing_on("both"), &["both"])
+        .agent("helper", &helper, &[])
+        .prop(&hang);
+    let company = troupe.builder().tool(chain).start().await.unwrap();
+    let session = company.session("lead").create().await.unwrap();
+    session.say("go").await.unwrap();
+    hang.runs.until(|runs| runs.now == 1).await;
+    // The child has done its work; its parent's call goes on.
+    let child = company.open(troupe.child_of(session.id()).await);
+    let mut talk = child.send("hello").await.unwrap();
+    helper.calls.until(|calls| calls.now == 1).await;
+    session.cancel().await.unwrap();
+    troupe.rests(session.id()).await;
+    eventually(async || hang.runs.counts().now == 0).await;
+    gate.open();
+    let events = events(&all(&mut talk).await);
+    assert_eq!(words(&events), "hello yourself");
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_that_is_deleted_is_an_error_that_its_parents_model_reads() {
+    let last = hanging();
+    let (troupe, company, [lead, _, helper]) = three_levels(&last).await;
+    helper.delete().await.unwrap();
+    troupe.rests(lead.id()).await;
+    let events = troupe.log(lead.id()).await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+    assert!(words(&events).contains("was deleted"), "{events:?}");
+    eventually(async || is_at_rest(&company)).await;
 }
 
 fn everything_is_one(settings: &mut Settings) {

@@ -61,6 +61,15 @@ impl Company for Family {
         })
     }
 
+    fn got_on(&self, session: SessionId) {
+        let root = self.root.clone();
+        crate::clock::spawn(async move {
+            if let Ok(Some(handle)) = root.find(session).await {
+                handle.child_moved();
+            }
+        });
+    }
+
     fn recall(&self, child: SessionId) {
         if let Some(shared) = self.shared.upgrade() {
             let root = self.root.clone();

@@ -44,11 +44,21 @@ impl State {
                 agent,
                 reply,
             } => self.child_wanted(of, key, agent, reply),
-            // A session waits as long as its children get on: that is progress of its own.
-            ChildNews::Moved => self.progress_made(),
+            ChildNews::Moved => self.got_on(),
             ChildNews::Over(key) => {
                 self.children_over.insert(key);
             }
+        }
+    }
+
+    /// A session waits as long as its children get on: that is progress of its own, and of those
+    /// that wait for it.
+    fn got_on(&mut self) {
+        self.progress_made();
+        let parent = self.turn.created().and_then(|it| it.parent.as_ref());
+        let parent = parent.filter(|_| self.turn.has_errand());
+        if let (Some(parent), Some(company)) = (parent, self.shared.company.get()) {
+            company.got_on(parent.session);
         }
     }
 

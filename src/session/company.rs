@@ -21,6 +21,9 @@ pub trait Company: Send + Sync + fmt::Debug + 'static {
     fn perform(&self, task: ChildTask, watch: Watch)
     -> BoxFuture<'static, Result<ChildEnd, Fault>>;
 
+    /// Tells a session that one below it got on. Returns at once.
+    fn got_on(&self, session: SessionId);
+
     /// Cancels what the child does for its parent. Returns at once.
     fn recall(&self, child: SessionId);
 }

@@ -96,7 +96,7 @@ impl State {
         if matches!(self.turn_place, TurnPlace::Held { .. }) {
             return;
         }
-        if self.turn.serves_parent() {
+        if self.turn.has_errand() {
             return self.placed(None);
         }
         if !matches!(self.turn_place, TurnPlace::None) || !self.shared.phase.begins_turns() {
@@ -122,7 +122,7 @@ impl State {
         self.turn_place = TurnPlace::None;
         let phase = &self.shared.phase;
         // A company that drains waits for the parent's turn, and so for this one.
-        let begins = phase.begins_turns() || (self.turn.serves_parent() && !phase.is_stopping());
+        let begins = phase.begins_turns() || (self.turn.has_errand() && !phase.is_stopping());
         if !begins {
             return;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 
+use super::children::ChildNews;
 use super::{Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
 use crate::event::UserInput;
@@ -138,6 +139,12 @@ impl SessionHandle {
     /// [`SessionError::Gone`] or [`SessionError::Silent`].
     pub async fn facts(&self) -> Result<Facts, SessionError> {
         self.call(Msg::Facts).await
+    }
+
+    /// Tells it that one of its children got on.
+    pub fn child_moved(&self) {
+        // One that is gone counts its progress when it is back.
+        let _gone = self.actor.cast(Msg::Child(ChildNews::Moved));
     }
 
     /// Asks it to sleep, if nothing was going on for so long.

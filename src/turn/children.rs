@@ -103,8 +103,14 @@ impl State {
             .map(|child| child.session)
     }
 
-    /// Whether what goes on, or comes next, is for the session that began this one. Such a turn
-    /// goes on under its parent's, which waits for it: it needs no place of its own.
+    /// Whether the session that began this one waits for an answer. What goes on meanwhile goes on
+    /// under its turn: it needs no place of its own.
+    #[must_use]
+    pub fn has_errand(&self) -> bool {
+        self.errand != Errand::None
+    }
+
+    /// Whether what goes on, or comes next, is for the session that began this one.
     #[must_use]
     pub fn serves_parent(&self) -> bool {
         match (self.errand, &self.turn) {

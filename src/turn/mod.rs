@@ -20,12 +20,14 @@ use crate::event::{
 use crate::id::{Seq, TurnId};
 
 mod children;
+mod death;
 mod decide;
 mod keys;
 
 pub use children::{Child, ChildLimits};
 use children::{Children, Errand};
-pub use decide::{Input, ModelFailure, Refusal, Rules, ToolDeath};
+pub use death::{ModelFailure, ToolDeath};
+pub use decide::{Input, Refusal, Rules};
 use keys::Keys;
 
 /// Where a session stands after some event.

@@ -105,7 +105,7 @@ impl World {
 
 fn model_input(of: Seq, dice: &Dice) -> Input {
     if dice.kind.is_multiple_of(4) {
-        return Input::ModelFailed(decide::ModelFailure {
+        return Input::ModelFailed(ModelFailure {
             of,
             code: "model_overloaded".into(),
             message: "try later".into(),
@@ -144,7 +144,7 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
 
 fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
     match dice.kind % 3 {
-        0 => Input::ToolDied(decide::ToolDeath {
+        0 => Input::ToolDied(ToolDeath {
             of: open.of,
             outcome: Outcome::Timeout,
             reason: "timed out".into(),
