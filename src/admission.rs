@@ -1,23 +1,92 @@
 //! Who may begin now, who waits, who is refused. Mailboxes have no limit of their own, so a place
 //! is taken before work enters one, and travels with it.
 //!
-//! A [`Lane`] is a number of places and a bounded, first-come-first-served wait before them.
+//! A [`Lane`] is a number of places and a bounded wait before them, fair between tenants, and
+//! between the sessions of each. A tenant may have a number of its own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+mod fair;
+mod why;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::Clock;
+use crate::id::SessionId;
 use crate::metric;
+use fair::Fair;
+pub use why::Wait;
+
+/// Who wants a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who it is accounted to.
+    pub tenant: Arc<str>,
+    /// For which session; `None` for work outside any.
+    pub session: Option<SessionId>,
+}
+
+impl Claim {
+    /// Work of a session.
+    #[must_use]
+    pub fn of(tenant: impl Into<Arc<str>>, session: SessionId) -> Self {
+        Self {
+            tenant: tenant.into(),
+            session: Some(session),
+        }
+    }
+
+    /// Work that is nobody's: all of it is one tenant's.
+    #[must_use]
+    pub fn nobodys(session: Option<SessionId>) -> Self {
+        Self {
+            tenant: Arc::from(""),
+            session,
+        }
+    }
+}
+
+/// What a tenant gets of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// So many turns for one of a tenant with weight 1, when several wait.
+    pub weight: u32,
+    /// At most so many places.
+    pub limit: usize,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 1,
+            limit: usize::MAX,
+        }
+    }
+}
+
+/// What each tenant gets of a lane.
+#[derive(Clone, Debug, Default)]
+pub struct Shares {
+    /// Every tenant that is not named.
+    pub others: Share,
+    /// Tenants by name.
+    pub named: BTreeMap<String, Share>,
+}
+
+impl Shares {
+    fn of(&self, tenant: &str) -> Share {
+        self.named.get(tenant).copied().unwrap_or(self.others)
+    }
+}
 
 /// A place in a lane. It is free again when this is dropped, on every path, a panic included.
 #[derive(Debug)]
 pub struct Place {
     lane: Arc<Inner>,
-    since: Duration,
-    _permit: OwnedSemaphorePermit,
+    ticket: u64,
 }
 
 /// Every place is taken and too many wait already.
@@ -56,12 +125,43 @@ struct Inner {
     lane: metric::Lane,
     limit: usize,
     max_waiting: usize,
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    shares: Shares,
+    state: Mutex<State>,
+    emptied: Notify,
     /// How long a place is held: a moving average, microseconds.
     held_us: AtomicU64,
     clock: Arc<dyn Clock>,
 }
+
+#[derive(Debug, Default)]
+struct State {
+    queue: Queue,
+    waiters: HashMap<u64, Waiter>,
+    holders: BTreeMap<u64, Holder>,
+    by_tenant: HashMap<Arc<str>, usize>,
+    tickets: u64,
+    /// While somebody waits for the lane to be empty, nobody gets a place.
+    held_back: usize,
+}
+
+/// Tickets, by tenant and then by session.
+type Queue = Fair<Arc<str>, Fair<Option<SessionId>, VecDeque<u64>>>;
+
+#[derive(Debug)]
+struct Waiter {
+    claim: Claim,
+    since: Duration,
+    door: oneshot::Sender<Place>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    claim: Claim,
+    since: Duration,
+}
+
+/// A place and whoever waits for it. Handed over when the lane is not locked.
+type Grant = (oneshot::Sender<Place>, Place);
 
 /// Nobody is told to come back sooner …
 const RETRY_AT_LEAST: Duration = Duration::from_millis(100);
@@ -77,38 +177,49 @@ impl Lane {
         max_waiting: usize,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        Self::shared(lane, (limit, max_waiting), Shares::default(), clock)
+    }
+
+    /// A lane with so many places, before which so many may wait, and these shares of tenants.
+    #[must_use]
+    pub fn shared(
+        lane: metric::Lane,
+        (limit, max_waiting): (usize, usize),
+        shares: Shares,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self(Arc::new(Inner {
             lane,
-            limit,
+            limit: limit.max(1),
             max_waiting,
-            places: Arc::new(Semaphore::new(limit)),
-            waiting: AtomicUsize::new(0),
+            shares,
+            state: Mutex::default(),
+            emptied: Notify::new(),
             held_us: AtomicU64::new(0),
             clock,
         }))
     }
 
-    /// Takes a place if one is free.
+    /// Takes a place if one is free and nobody waits who comes first.
     ///
     /// # Errors
-    /// [`Full`] when none is.
-    pub fn try_enter(&self) -> Result<Place, Full> {
-        Arc::clone(&self.0.places)
-            .try_acquire_owned()
-            .map(|permit| self.place(permit))
-            .map_err(|_| self.full())
+    /// [`Full`] when there is none.
+    pub fn try_enter(&self, claim: &Claim) -> Result<Place, Full> {
+        let mut state = self.0.state();
+        if self.0.is_open_to(&state, claim) && self.0.next(&state).is_none() {
+            return Ok(self.0.admit(&mut state, claim.clone()));
+        }
+        drop(state);
+        Err(self.full())
     }
 
     /// Waits for a place as long as it takes: for work that was accepted and is bounded elsewhere.
     /// Cancellation: dropping the future gives the wait up.
-    pub async fn enter(&self) -> Place {
-        let waiting = self.wait();
-        let permit = Arc::clone(&self.0.places).acquire_owned().await;
-        drop(waiting);
-        match permit {
-            Ok(permit) => self.place(permit),
-            // The semaphore is never closed.
+    pub async fn enter(&self, claim: &Claim) -> Place {
+        let (_waiting, door) = self.queue_up(claim);
+        match door.await {
+            Ok(place) => place,
+            // A ticket leaves the queue only with its place, or with this future.
             Err(_) => std::future::pending().await,
         }
     }
@@ -117,47 +228,54 @@ impl Lane {
     ///
     /// # Errors
     /// [`Full`] at once when too many wait.
-    pub async fn enter_or_refuse(&self) -> Result<Place, Full> {
-        if let Ok(place) = self.try_enter() {
+    pub async fn enter_or_refuse(&self, claim: &Claim) -> Result<Place, Full> {
+        if let Ok(place) = self.try_enter(claim) {
             return Ok(place);
         }
-        if self.0.waiting.load(Ordering::Relaxed) >= self.0.max_waiting {
+        if self.gauge().waiting >= self.0.max_waiting {
             return Err(self.full());
         }
-        Ok(self.enter().await)
+        Ok(self.enter(claim).await)
     }
 
     /// Waits until every place is free at once. Nobody else gets a place while this waits.
     pub async fn empty(&self) {
-        let all = u32::try_from(self.0.limit).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        let _all = Arc::clone(&self.0.places).acquire_many_owned(all).await;
+        let _held = HeldBack::new(&self.0);
+        loop {
+            let mut emptied = std::pin::pin!(self.0.emptied.notified());
+            emptied.as_mut().enable();
+            if self.gauge().used == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// How full the lane is.
     #[must_use]
     pub fn gauge(&self) -> Gauge {
-        Gauge {
-            used: self.0.limit - self.0.places.available_permits().min(self.0.limit),
-            limit: self.0.limit,
-            waiting: self.0.waiting.load(Ordering::Relaxed),
-        }
+        self.0.gauge(&self.0.state())
     }
 
-    fn place(&self, permit: OwnedSemaphorePermit) -> Place {
-        Place {
-            since: self.0.clock.elapsed(),
+    fn queue_up(&self, claim: &Claim) -> (Waiting, oneshot::Receiver<Place>) {
+        let (door, place) = oneshot::channel();
+        let since = self.0.clock.elapsed();
+        let mut state = self.0.state();
+        state.tickets += 1;
+        let ticket = state.tickets;
+        let line = state.queue.line(&claim.tenant).line(&claim.session);
+        line.push_back(ticket);
+        let claim = claim.clone();
+        state.waiters.insert(ticket, Waiter { claim, since, door });
+        let waiting = Waiting {
             lane: Arc::clone(&self.0),
-            _permit: permit,
-        }
-    }
-
-    fn wait(&self) -> Waiting {
-        self.0.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting {
-            since: self.0.clock.elapsed(),
-            lane: Arc::clone(&self.0),
-        }
+            ticket,
+            since,
+        };
+        let grants = self.0.serve(&mut state);
+        drop(state);
+        hand_over(grants);
+        (waiting, place)
     }
 
     fn full(&self) -> Full {
@@ -176,86 +294,173 @@ impl Lane {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let held = self.lane.clock.elapsed().saturating_sub(self.since);
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gauge(&self, state: &State) -> Gauge {
+        Gauge {
+            used: state.holders.len(),
+            limit: self.limit,
+            waiting: state.waiters.len(),
+        }
+    }
+
+    /// Whether there is a free place, and the tenant may have one more.
+    fn is_open_to(&self, state: &State, claim: &Claim) -> bool {
+        state.held_back == 0
+            && state.holders.len() < self.limit
+            && self.may_have_more(&state.by_tenant, &claim.tenant)
+    }
+
+    fn may_have_more(&self, by_tenant: &HashMap<Arc<str>, usize>, tenant: &Arc<str>) -> bool {
+        let has = by_tenant.get(tenant).copied().unwrap_or(0);
+        has < self.shares.of(tenant).limit
+    }
+
+    /// The tenant whose turn it is.
+    fn next(&self, state: &State) -> Option<Arc<str>> {
+        state
+            .queue
+            .next(|tenant| self.may_have_more(&state.by_tenant, tenant))
+    }
+
+    /// Gives free places to those whose turn it is.
+    fn serve(self: &Arc<Self>, state: &mut State) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        while state.held_back == 0 && state.holders.len() < self.limit {
+            let Some(tenant) = self.next(state) else {
+                break;
+            };
+            let Some(ticket) = take_next(&mut state.queue, &tenant, &self.shares) else {
+                break;
+            };
+            if let Some(waiter) = state.waiters.remove(&ticket) {
+                let place = self.admit(state, waiter.claim);
+                grants.push((waiter.door, place));
+            }
+        }
+        grants
+    }
+
+    fn admit(self: &Arc<Self>, state: &mut State, claim: Claim) -> Place {
+        state.tickets += 1;
+        let ticket = state.tickets;
+        *state
+            .by_tenant
+            .entry(Arc::clone(&claim.tenant))
+            .or_default() += 1;
+        let since = self.clock.elapsed();
+        state.holders.insert(ticket, Holder { claim, since });
+        Place {
+            lane: Arc::clone(self),
+            ticket,
+        }
+    }
+
+    /// A place is free again.
+    fn leave(self: &Arc<Self>, ticket: u64) {
+        let mut state = self.state();
+        let Some(holder) = state.holders.remove(&ticket) else {
+            return;
+        };
+        if let Some(has) = state.by_tenant.get_mut(&holder.claim.tenant) {
+            *has -= 1;
+            if *has == 0 {
+                state.by_tenant.remove(&holder.claim.tenant);
+            }
+        }
+        if state.holders.is_empty() {
+            self.emptied.notify_waiters();
+        }
+        let grants = self.serve(&mut state);
+        drop(state);
+        self.remember_how_long(holder.since);
+        hand_over(grants);
+    }
+
+    fn remember_how_long(&self, since: Duration) {
+        let held = self.clock.elapsed().saturating_sub(since);
         let held = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
-        let mean = self.lane.held_us.load(Ordering::Relaxed);
+        let mean = self.held_us.load(Ordering::Relaxed);
         let mean = if mean == 0 {
             held
         } else {
             mean - mean / 8 + held / 8
         };
-        self.lane.held_us.store(mean, Ordering::Relaxed);
+        self.held_us.store(mean, Ordering::Relaxed);
     }
 }
 
-/// Counts one that waits, also when it gives up.
+/// Takes the next ticket of a tenant out of the queue.
+fn take_next(queue: &mut Queue, tenant: &Arc<str>, shares: &Shares) -> Option<u64> {
+    let sessions = queue.line(tenant);
+    let session = sessions.next(|_| true)?;
+    let ticket = sessions.line(&session).pop_front();
+    sessions.served(&session, 1);
+    queue.served(tenant, shares.of(tenant).weight);
+    ticket
+}
+
+/// Gives places to those who wait for them. One that has left gives its place back.
+fn hand_over(grants: Vec<Grant>) {
+    for (door, place) in grants {
+        // A place that nobody takes is dropped, which frees it.
+        drop(door.send(place));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.lane.leave(self.ticket);
+    }
+}
+
+/// One that waits. Dropped when it has its place, or has given up.
 struct Waiting {
     lane: Arc<Inner>,
+    ticket: u64,
     since: Duration,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.lane.state();
+        if let Some(waiter) = state.waiters.remove(&self.ticket) {
+            let claim = waiter.claim;
+            let sessions = state.queue.line(&claim.tenant);
+            sessions
+                .line(&claim.session)
+                .retain(|ticket| *ticket != self.ticket);
+            sessions.tidy();
+            state.queue.tidy();
+        }
+        drop(state);
         let waited = self.lane.clock.elapsed().saturating_sub(self.since);
         metric::queue_waited(self.lane.lane, waited);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
+/// While this is there, nobody gets a place.
+struct HeldBack(Arc<Inner>);
 
-    fn lane(places: usize, waiting: usize) -> (Lane, Arc<ManualClock>) {
-        let clock = Arc::new(ManualClock::default());
-        let lane = Lane::new(
-            metric::Lane::RunningTurns,
-            places,
-            waiting,
-            Arc::<ManualClock>::clone(&clock),
-        );
-        (lane, clock)
-    }
-
-    #[tokio::test]
-    async fn a_full_lane_says_at_once_when_to_come_back() {
-        let (lane, clock) = lane(1, 0);
-        let place = lane.try_enter().unwrap();
-        clock.advance(Duration::from_secs(2));
-        drop(place);
-        let _taken = lane.enter_or_refuse().await.unwrap();
-        let refusal = lane.enter_or_refuse().await.unwrap_err();
-        assert_eq!(refusal.retry_after, Duration::from_secs(2));
-        assert!(
-            refusal.to_string().contains("limits.running_turns"),
-            "{refusal}"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_place_is_free_again_when_its_holder_panics() {
-        let (lane, _) = lane(1, 0);
-        let held = lane.try_enter().unwrap();
-        let task = crate::clock::spawn(async move {
-            let _held = held;
-            panic!("on purpose");
-        });
-        task.await.unwrap_err();
-        assert_eq!(lane.gauge().used, 0);
-    }
-
-    #[tokio::test]
-    async fn one_that_gives_up_waiting_is_not_counted() {
-        let (lane, _) = lane(1, 5);
-        let _held = lane.try_enter().unwrap();
-        {
-            let mut waiting = Box::pin(lane.enter());
-            assert!(futures_util::poll!(&mut waiting).is_pending());
-            assert_eq!(lane.gauge().waiting, 1);
-        }
-        assert_eq!(lane.gauge().waiting, 0);
+impl HeldBack {
+    fn new(lane: &Arc<Inner>) -> Self {
+        lane.state().held_back += 1;
+        Self(Arc::clone(lane))
     }
 }
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.held_back -= 1;
+        let grants = self.0.serve(&mut state);
+        drop(state);
+        hand_over(grants);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::event::{Event, Fact};
+use crate::event::{Event, Fact, Question};
 use crate::id::Seq;
 use crate::store::Stored;
 
@@ -286,6 +286,8 @@ fn words(fact: &Fact) -> usize {
         Fact::ToolCall(call) => call.arguments.len(),
         Fact::ToolResult(result) => result.content.len(),
         Fact::Error(failure) => failure.message.len(),
+        Fact::ApprovalRequested(request) => request.reason.len(),
+        Fact::ApprovalDecided(decision) => decision.reason.as_ref().map_or(0, String::len),
         Fact::WorkerRestarted { reason, .. } | Fact::Quarantined { reason } => reason.len(),
         Fact::SessionCreated(_)
         | Fact::TurnStarted { .. }
@@ -302,6 +304,10 @@ fn voided_by(event: &Event) -> Option<Seq> {
     match &event.fact {
         Fact::Error(failure) => failure.of,
         Fact::WorkerRestarted { of, .. } => Some(*of),
+        Fact::ApprovalRequested(request) => match request.question {
+            Question::Run => None,
+            Question::RunAgain => Some(request.of),
+        },
         Fact::SessionCreated(_)
         | Fact::UserInput(_)
         | Fact::TurnStarted { .. }
@@ -310,6 +316,7 @@ fn voided_by(event: &Event) -> Option<Seq> {
         | Fact::ToolCall(_)
         | Fact::ToolResult(_)
         | Fact::ChildStarted(_)
+        | Fact::ApprovalDecided(_)
         | Fact::TurnFinished { .. }
         | Fact::Quarantined { .. }
         | Fact::Released { .. }

@@ -90,6 +90,8 @@ impl Context {
             | Fact::LlmRequest { .. }
             | Fact::ChildStarted(_)
             | Fact::Error(_)
+            | Fact::ApprovalRequested(_)
+            | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
             | Fact::Quarantined { .. }
             | Fact::Released { .. }

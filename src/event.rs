@@ -3,6 +3,8 @@
 //! These are the domain's types. The disk has its own (`store::record`), the wire has its own
 //! (`control::wire`), so that each can change without the others.
 
+mod names;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,10 @@ pub enum Fact {
     ToolResult(ToolResult),
     /// A tool call began a session of its own.
     ChildStarted(ChildStarted),
+    /// A person is asked whether a tool call may run.
+    ApprovalRequested(ApprovalRequest),
+    /// What came of an [`Fact::ApprovalRequested`].
+    ApprovalDecided(ApprovalDecision),
     /// Something failed. Kept for people; never shown to the model.
     /// With `of`, it is the outcome of that [`Fact::LlmRequest`].
     Error(Failure),
@@ -180,6 +186,60 @@ pub struct ToolCall {
     pub arguments: String,
     /// What a crash in the middle of the call means.
     pub effect: EffectClass,
+    /// It does not run before a person has allowed it.
+    pub needs_approval: bool,
+}
+
+/// A question to a person about a tool call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalRequest {
+    /// The [`Fact::ToolCall`].
+    pub of: Seq,
+    /// What is asked.
+    pub question: Question,
+    /// Binds the answer to the tool and its arguments: SHA-256, 64 hexadecimal digits.
+    pub digest: String,
+    /// Binds the answer to how the tool is set up; empty where nothing is known of that.
+    pub identity: String,
+    /// Why it is asked.
+    pub reason: String,
+    /// Without an answer by then the call is not run; `None` waits for ever.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a person is asked about a tool call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether it may run. It has not.
+    Run,
+    /// Whether it may run again: a run was interrupted, and what it did is not known.
+    RunAgain,
+}
+
+/// The answer to an [`ApprovalRequest`]. Each is answered once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalDecision {
+    /// The [`Fact::ToolCall`].
+    pub of: Seq,
+    /// The answer.
+    pub decision: Decision,
+    /// Who gave it.
+    pub by: Option<String>,
+    /// Why; the model reads it when the call does not run.
+    pub reason: Option<String>,
+}
+
+/// How a question to a person ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Somebody allowed it.
+    Approved,
+    /// Somebody did not.
+    Denied,
+    /// Nobody answered in time.
+    Expired,
+    /// The turn was cancelled before an answer.
+    Cancelled,
 }
 
 /// Outcome of a tool call.
@@ -267,6 +327,8 @@ pub enum Outcome {
     Timeout,
     /// Somebody cancelled.
     Cancelled,
+    /// It was not run: a person said no, or nobody said yes in time.
+    Denied,
     /// It may or may not have happened.
     Unknown,
     /// The tool was not called, or gave nothing, and what stands in for it answered.
@@ -328,6 +390,8 @@ impl Fact {
             Self::ToolCall(_) => "tool_call",
             Self::ToolResult(_) => "tool_result",
             Self::ChildStarted(_) => "child_started",
+            Self::ApprovalRequested(_) => "approval_requested",
+            Self::ApprovalDecided(_) => "approval_decided",
             Self::Error(_) => "error",
             Self::WorkerRestarted { .. } => "worker_restarted",
             Self::TurnFinished { .. } => "turn_finished",
@@ -350,121 +414,13 @@ impl Fact {
             | Self::LlmRequest { .. }
             | Self::ToolCall(_)
             | Self::ChildStarted(_)
+            | Self::ApprovalRequested(_)
+            | Self::ApprovalDecided(_)
             | Self::WorkerRestarted { .. }
             | Self::TurnFinished { .. }
             | Self::Quarantined { .. }
             | Self::Released { .. }
             | Self::SessionClosed { .. } => None,
-        }
-    }
-}
-
-impl EffectClass {
-    /// The name used in settings, on disk and on the wire.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pure => "pure",
-            Self::Idempotent => "idempotent",
-            Self::AtMostOnce => "at_most_once",
-        }
-    }
-
-    /// Whether an effect of this class may run again when its outcome is unknown.
-    #[must_use]
-    pub const fn may_run_again(self) -> bool {
-        match self {
-            Self::Pure | Self::Idempotent => true,
-            Self::AtMostOnce => false,
-        }
-    }
-}
-
-impl Sandbox {
-    /// The name used in settings, on disk and on the wire.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Basic => "basic",
-            Self::Landlock => "landlock",
-            Self::Bwrap => "bwrap",
-        }
-    }
-}
-
-impl Outcome {
-    /// The name used on disk, on the wire and in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-            Self::Fallback => "fallback",
-            Self::Cached => "cached",
-        }
-    }
-
-    /// Whether the model gets an error. An answer that stands in for another is none.
-    #[must_use]
-    pub const fn is_error(self) -> bool {
-        match self {
-            Self::Ok | Self::Fallback | Self::Cached => false,
-            Self::Error | Self::Timeout | Self::Cancelled | Self::Unknown => true,
-        }
-    }
-}
-
-impl TurnStatus {
-    /// The name used on disk, on the wire and in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl FinishReason {
-    /// The name used on disk and on the wire.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Stop => "stop",
-            Self::ToolCalls => "tool_calls",
-            Self::Length => "length",
-            Self::ContentFilter => "content_filter",
-            Self::Other(word) => word,
-        }
-    }
-
-    /// The reason with this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Self {
-        match name {
-            "stop" => Self::Stop,
-            "tool_calls" => Self::ToolCalls,
-            "length" => Self::Length,
-            "content_filter" => Self::ContentFilter,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl FailureClass {
-    /// The name used on disk and on the wire.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Tool => "tool",
-            Self::Limit => "limit",
-            Self::Internal => "internal",
         }
     }
 }

@@ -26,6 +26,8 @@ const BREAKER: &str = "impresario_tool_breaker";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
+const APPROVALS_ASKED: &str = "impresario_approvals_asked_total";
+const APPROVALS_DECIDED: &str = "impresario_approvals_decided_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -223,6 +225,7 @@ impl Rejection {
 pub fn describe() {
     describe_gauges();
     describe_counters();
+    describe_tool_counters();
     describe_histograms();
 }
 
@@ -263,6 +266,30 @@ fn describe_counters() {
         "cost of model calls whose price is known, in millionths of a US dollar, by model"
     );
     describe_counter!(
+        WORKER_RESTARTS,
+        Unit::Count,
+        "workers that were started again, by kind"
+    );
+    describe_counter!(
+        READERS_BEHIND,
+        Unit::Count,
+        "times a reader fell behind, by what was done"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "requests that were refused, by reason"
+    );
+    describe_counter!(
+        RECOVERIES,
+        Unit::Count,
+        "unfinished sessions taken up again after a start"
+    );
+}
+
+/// What happens to tools and their calls.
+fn describe_tool_counters() {
+    describe_counter!(
         TOOL_CALLS,
         Unit::Count,
         "tool calls that ended, by tool and outcome"
@@ -283,24 +310,14 @@ fn describe_counters() {
         "calls that something else answered in a tool's stead, by tool"
     );
     describe_counter!(
-        WORKER_RESTARTS,
+        APPROVALS_ASKED,
         Unit::Count,
-        "workers that were started again, by kind"
+        "questions to people about tool calls, by question"
     );
     describe_counter!(
-        READERS_BEHIND,
+        APPROVALS_DECIDED,
         Unit::Count,
-        "times a reader fell behind, by what was done"
-    );
-    describe_counter!(
-        REJECTED,
-        Unit::Count,
-        "requests that were refused, by reason"
-    );
-    describe_counter!(
-        RECOVERIES,
-        Unit::Count,
-        "unfinished sessions taken up again after a start"
+        "questions to people about tool calls that ended, by decision"
     );
 }
 
@@ -404,6 +421,16 @@ pub fn cache_asked(tool: &str, result: &'static str) {
 /// Counts a call that something else answered in a tool's stead.
 pub fn fallback_used(tool: &str) {
     counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Counts a question to a person about a tool call; `question` is `Question::name()`.
+pub fn approval_asked(question: &'static str) {
+    counter!(APPROVALS_ASKED, "question" => question).increment(1);
+}
+
+/// Counts the end of a question to a person; `decision` is `Decision::name()`.
+pub fn approval_decided(decision: &'static str) {
+    counter!(APPROVALS_DECIDED, "decision" => decision).increment(1);
 }
 
 /// Counts a worker that was started again.
@@ -535,6 +562,8 @@ mod tests {
         breaker_opened("t");
         cache_asked("t", "hit");
         fallback_used("t");
+        approval_asked("run");
+        approval_decided("approved");
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

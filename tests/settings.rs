@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use impresario::settings::{
     AgentSettings, DEFAULTS, Environment, Layers, LoadError, ModelSettings, Problem, Settings,
-    ToolSettings, load,
+    TenantSettings, ToolSettings, load,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -66,6 +66,7 @@ fn the_built_in_file_says_the_defaults_and_brings_a_company_that_needs_no_networ
         models: Default::default(),
         tools: Default::default(),
         agents: Default::default(),
+        tenants: Default::default(),
         ..built_in.clone()
     };
     assert_eq!(plain, Settings::default());
@@ -108,6 +109,11 @@ fn every_key_is_in_the_built_in_file() {
         keys_of(&AgentSettings::default())
             .into_iter()
             .map(|k| ("agents.".into(), k)),
+    );
+    keys.extend(
+        keys_of(&TenantSettings::default())
+            .into_iter()
+            .map(|k| ("tenants.".into(), k)),
     );
     for (section, key) in keys {
         let (_, after) = DEFAULTS

@@ -1,14 +1,16 @@
-//! Commands that act on a session, a tool or the daemon: `cancel`, `close`, `rm`, `release`,
+//! Commands that act on a session, a tool or the daemon: `cancel`, `approve`, `deny`, `close`, `rm`, `release`,
 //! `tools call`, `tools reset`, `drain`, `stop`.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cli::args::Ruling;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::Client;
 use crate::control::wire::{
-    CallTool, Cancelled, Done, Method, OneSession, OneTool, SessionAct, Shutdown, ToolAnswer,
+    Approve, CallTool, Cancelled, Decision, Done, Method, OneSession, OneTool, SessionAct,
+    Shutdown, ToolAnswer,
 };
 use crate::daemon::Exit;
 
@@ -40,6 +42,29 @@ pub(super) async fn act(
     let act = SessionAct { session, by: None };
     let done: Done = client.call(method, act).await?;
     tell(screen, done, "done")
+}
+
+/// `approve` and `deny`.
+pub(super) async fn rule(
+    client: &Client,
+    screen: &mut Screen,
+    decision: Decision,
+    ruling: Ruling,
+) -> Result<Exit> {
+    let approve = Approve {
+        session: ruling.session,
+        decision,
+        call: ruling.call,
+        digest: ruling.digest,
+        by: ruling.by,
+        reason: ruling.reason,
+    };
+    let done: Done = client.call(Method::SessionApprove, approve).await?;
+    let words = match decision {
+        Decision::Approve => "approved",
+        Decision::Deny => "denied",
+    };
+    tell(screen, done, words)
 }
 
 /// `rm`: a session and its log.

@@ -47,6 +47,8 @@ pub(super) enum Command {
     Ask(Ask),
     /// Check the settings and show every fault at once
     Check,
+    #[command(flatten)]
+    Store(Store),
     /// Print the control protocol as JSON Schema
     Schema,
 }
@@ -116,15 +118,35 @@ pub(super) enum Ask {
         /// Each session below the one that began it
         #[arg(long)]
         tree: bool,
+        /// Only those that wait for a person, with what they ask
+        #[arg(long)]
+        waiting: bool,
     },
     /// Show one session
     Show { session: String },
+    /// Say what a session does, what it waits for, and who holds that
+    Why { session: String },
     /// Cancel the running turn
     Cancel { session: String },
+    /// Allow a tool call that waits for a person
+    Approve {
+        #[command(flatten)]
+        ruling: Ruling,
+    },
+    /// Do not allow a tool call that waits for a person
+    Deny {
+        #[command(flatten)]
+        ruling: Ruling,
+    },
     /// Take no more input; the log stays
     Close { session: String },
     /// Delete a session and its log
     Rm { session: String },
+    /// Delete sessions that nobody needs any more; see also `compact`
+    Gc {
+        #[command(flatten)]
+        rule: Retention,
+    },
     /// Let a quarantined session go on
     Release { session: String },
     /// List the tools, call one, or close the breaker of one
@@ -161,6 +183,74 @@ pub(super) enum ToolCommand {
     Reset { tool: String },
 }
 
+/// Which sessions go: those for which all that is given holds.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Retention {
+    /// Those without an event for so long: 90s, 15m, 12h, 30d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub(super) older_than: Option<std::time::Duration>,
+    /// All but the newest N of those that are meant
+    #[arg(long, value_name = "N")]
+    pub(super) keep: Option<usize>,
+    /// Those of this tenant
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// Those with this status: idle or closed. Unfinished, waiting and quarantined ones stay
+    #[arg(long)]
+    pub(super) status: Option<Finished>,
+    /// Only show which would go
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+/// A status with nothing left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Finished {
+    /// Nothing is owed.
+    Idle,
+    /// It takes no more input.
+    Closed,
+}
+
+/// A person's answer about a tool call.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ruling {
+    pub(super) session: String,
+    /// The number of the tool call; may be left out when only one waits
+    pub(super) call: Option<u64>,
+    /// Only if the question has this digest
+    #[arg(long)]
+    pub(super) digest: Option<String>,
+    /// Why; when the call does not run, the model reads it
+    #[arg(long)]
+    pub(super) reason: Option<String>,
+    /// Who decides
+    #[arg(long, env = "USER", hide_env_values = true)]
+    pub(super) by: Option<String>,
+}
+
+/// Commands on a store that no daemon has open; a backup can also be made by its daemon.
+#[derive(Debug, Subcommand)]
+pub(super) enum Store {
+    /// Check every record of the store; its daemon must be stopped
+    Verify,
+    /// Copy the store into the new directory DIR, while its daemon runs or not, and check the copy
+    Backup {
+        #[arg(value_name = "DIR")]
+        into: PathBuf,
+    },
+    /// Fill a new data directory (--data) from the backup in DIR
+    Restore {
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        /// Also from a damaged backup: what is there is taken
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give the room that deleted sessions took back to the disk; the daemon must be stopped
+    Compact,
+}
+
 /// What a new session is.
 #[derive(Clone, Debug, Args)]
 pub(super) struct NewSession {
@@ -173,6 +263,18 @@ pub(super) struct NewSession {
     /// A label of a new session; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) labels: Vec<(String, String)>,
+}
+
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    let says = || format!("'{text}' is no age; 90s, 15m, 12h and 30d are");
+    let (unit, seconds) = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)]
+        .into_iter()
+        .find(|(unit, _)| text.ends_with(unit))
+        .ok_or_else(says)?;
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| says())?;
+    Ok(std::time::Duration::from_secs(
+        number.saturating_mul(seconds),
+    ))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

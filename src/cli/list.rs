@@ -64,6 +64,7 @@ async fn newest(client: &Client, limit: u32) -> Result<Vec<Session>> {
         let params = ListSessions {
             before,
             limit: Some(left.min(PAGE)),
+            waiting: false,
         };
         let page: SessionList = client.call(Method::SessionList, params).await?;
         sessions.extend(page.sessions);
@@ -145,6 +146,7 @@ mod tests {
             updated_at: String::new(),
             quarantine: None,
             parent: parent.map(str::to_owned),
+            approvals: Vec::new(),
         }
     }
 

@@ -8,14 +8,73 @@ use crate::cli::follow::{Access, Follow};
 use crate::cli::screen::{Screen, Style, short, table};
 use crate::control::client::Client;
 use crate::control::wire::{
-    AgentList, Done, Event, EventPage, EventsOf, Gauge, Method, ModelList, OnSlow, OneSession,
-    Session, Status, StreamItem, Subscribe, ToolList, schema,
+    AgentList, Done, Event, EventPage, EventsOf, Gauge, ListSessions, Method, ModelList, OnSlow,
+    OneSession, PendingApproval, Session, SessionList, Status, StreamItem, Subscribe, ToolCall,
+    ToolList, schema,
 };
 use crate::daemon::Exit;
 use crate::settings::{Environment, Layers, LoadError, load};
 
 /// Events asked for at once.
 const PAGE: u32 = 500;
+
+/// A call that waits for a person.
+#[derive(Serialize)]
+struct Waits {
+    session: String,
+    approval: PendingApproval,
+    arguments: String,
+}
+
+/// `ls --waiting`: every call that waits for a person.
+pub(super) async fn waiting(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let params = ListSessions {
+        waiting: true,
+        ..ListSessions::default()
+    };
+    let list: SessionList = client.call(Method::SessionList, params).await?;
+    let mut found = Vec::new();
+    for it in list.sessions {
+        for asked in it.approvals {
+            found.push(Waits {
+                arguments: arguments(client, &it.session, asked.call).await?,
+                session: it.session.clone(),
+                approval: asked,
+            });
+        }
+    }
+    let head = [
+        "SESSION",
+        "CALL",
+        "QUESTION",
+        "EXPIRES",
+        "TOOL",
+        "ARGUMENTS",
+    ];
+    rows(screen, &head, &found, |it| {
+        let expires = it.approval.expires_at.as_deref();
+        vec![
+            it.session.clone(),
+            it.approval.call.to_string(),
+            it.approval.question.clone(),
+            expires.unwrap_or("never").to_owned(),
+            it.approval.tool.clone(),
+            short(&it.arguments, 100),
+        ]
+    })
+}
+
+/// The arguments of a call, from the log.
+async fn arguments(client: &Client, session: &str, call: u64) -> Result<String> {
+    let params = EventsOf {
+        session: session.to_owned(),
+        after: call.saturating_sub(1),
+        limit: Some(1),
+    };
+    let page: EventPage = client.call(Method::SessionEvents, params).await?;
+    let call = page.events.first().and_then(Event::read::<ToolCall>);
+    Ok(call.map(|call| call.arguments).unwrap_or_default())
+}
 
 /// `show`: one session.
 pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
@@ -50,6 +109,12 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
     ];
     if let Some(parent) = it.parent {
         lines.push(("parent", parent));
+    }
+    for asked in &it.approvals {
+        lines.push((
+            "waits for you",
+            format!("call {} of {}: {}", asked.call, asked.tool, asked.question),
+        ));
     }
     if let Some(reason) = it.quarantine {
         lines.push(("set aside", reason));
@@ -111,7 +176,7 @@ fn event_line(screen: &mut Screen, event: &Event) -> Result<()> {
     match screen.style {
         Style::Json => screen.value(event)?,
         Style::Text => screen.line(&format!(
-            "{:>5}  {}  {:<16}  {}",
+            "{:>5}  {}  {:<18}  {}",
             event.seq,
             event.timestamp,
             event.kind,
@@ -129,6 +194,7 @@ pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> 
         "KIND",
         "EFFECT",
         "TIMEOUT",
+        "ASKS",
         "BREAKER",
         "DESCRIPTION",
     ];
@@ -138,6 +204,7 @@ pub(super) async fn tools(client: &Client, screen: &mut Screen) -> Result<Exit> 
             it.kind.clone(),
             it.effect.clone(),
             format!("{} ms", it.timeout_ms),
+            it.asks.as_ref().map_or("no", |_| "yes").to_owned(),
             it.breaker.clone(),
             short(&it.description, 80),
         ]

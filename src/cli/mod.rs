@@ -5,12 +5,15 @@
 
 mod act;
 mod args;
+mod asking;
 mod follow;
 mod list;
 mod look;
 mod printer;
 mod screen;
+mod store;
 mod talk;
+mod why;
 
 use std::io;
 use std::process::ExitCode;
@@ -23,7 +26,7 @@ use crate::cli::follow::Access;
 use crate::cli::list::Order;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
-use crate::control::wire::{Method, SendInput};
+use crate::control::wire::{Decision, Method, SendInput};
 use crate::daemon::{self, Exit, Mode, Starter};
 use crate::settings::{Environment, Layers, Settings, load};
 
@@ -104,9 +107,14 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
             let loaded = load(&layers, environment)?;
             block_on(daemon::serve(&loaded, environment, mode))
         }
+        Command::Store(command) => {
+            let settings = load(&layers, environment)?.settings.resolved(environment)?;
+            block_on(store::carry_out(command, &settings, screen))
+        }
         Command::Talk(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
-            block_on(talk(command, settings, &cli.global, screen))
+            let person = environment.get("USER").map(str::to_owned);
+            block_on(talk(command, settings, (&cli.global, person), screen))
         }
         Command::Ask(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
@@ -129,7 +137,7 @@ fn block_on(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
 async fn talk(
     command: Talk,
     settings: Settings,
-    global: &Global,
+    (global, person): (&Global, Option<String>),
     screen: &mut Screen,
 ) -> Result<Exit> {
     let there = Access::Connect(settings.control.socket.clone());
@@ -143,8 +151,22 @@ async fn talk(
             session,
             key,
             new,
-        } => talk::run(started, screen, text, session, (key, new)).await,
-        Talk::Chat { session, new } => talk::chat(started, screen, session, new).await,
+        } => {
+            let at = talk::At {
+                access: started,
+                person,
+                session,
+            };
+            talk::run(at, screen, text, key, new).await
+        }
+        Talk::Chat { session, new } => {
+            let at = talk::At {
+                access: started,
+                person,
+                session,
+            };
+            talk::chat(at, screen, new).await
+        }
         Talk::Attach { session, from } => talk::attach(there, screen, session, from).await,
         Talk::Log {
             session,
@@ -170,13 +192,18 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
             };
             talk::send(client, screen, input).await
         }
-        Ask::Ls { limit, tree } => {
+        Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
+        Ask::Ls { limit, tree, .. } => {
             let order = if tree { Order::Tree } else { Order::Newest };
             list::ls(client, screen, limit, order).await
         }
         Ask::Show { session } => look::show(client, screen, session).await,
+        Ask::Why { session } => why::why(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
+        Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
+        Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,
         Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,
+        Ask::Gc { rule } => store::gc(client, screen, rule).await,
         Ask::Release { session } => act::act(client, screen, Method::SessionRelease, session).await,
         Ask::Rm { session } => act::remove(client, screen, session).await,
         Ask::Tools { command: None } => look::tools(client, screen).await,

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
-    ChildStarted, Event, LlmRequest, LlmResponse, Problem, Quarantined, StreamItem, ToolCall,
-    ToolResult, TurnFinished, UserInput, WorkerRestarted,
+    ApprovalDecided, ApprovalRequested, ChildStarted, Event, LlmRequest, LlmResponse, Problem,
+    Quarantined, StreamItem, ToolCall, ToolResult, TurnFinished, UserInput, WorkerRestarted,
 };
 
 /// A result or arguments longer than this are shown in part.
@@ -211,6 +211,14 @@ fn remark(event: &Event) -> Option<String> {
             let restarted: WorkerRestarted = event.read()?;
             Some(format!("↻ runs again after: {}", restarted.reason))
         }
+        "approval_requested" => {
+            let asked: ApprovalRequested = event.read()?;
+            Some(question(&event.session, &asked))
+        }
+        "approval_decided" => {
+            let decided: ApprovalDecided = event.read()?;
+            Some(decision(&decided))
+        }
         "turn_finished" => {
             let finished: TurnFinished = event.read()?;
             let went_well = finished.status == "completed";
@@ -224,6 +232,33 @@ fn remark(event: &Event) -> Option<String> {
         "session_closed" => Some("the session is closed".to_owned()),
         _ => None,
     }
+}
+
+fn question(session: &str, asked: &ApprovalRequested) -> String {
+    let what = match asked.question.as_str() {
+        "run_again" => "may it run again?",
+        _ => "may it run?",
+    };
+    format!(
+        "⏸ call {of} waits for a person: {what} ({}) `impresario approve {session} {of}`, or `deny`",
+        asked.reason,
+        of = asked.of
+    )
+}
+
+fn decision(decided: &ApprovalDecided) -> String {
+    let by = decided.by.as_ref().map(|by| format!(" by {by}"));
+    let reason = decided.reason.as_ref().map(|why| format!(": {why}"));
+    format!(
+        "▶ call {} was {}{}{}",
+        decided.of,
+        match decided.decision.as_str() {
+            "expired" => "not allowed in time",
+            other => other,
+        },
+        by.unwrap_or_default(),
+        reason.unwrap_or_default()
+    )
 }
 
 fn verb(status: &str) -> &str {

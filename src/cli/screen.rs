@@ -130,6 +130,13 @@ impl<O: Write, E: Write> Screen<O, E> {
         }
     }
 
+    /// Asks something; the answer is typed behind it.
+    pub(super) fn ask(&mut self, question: &str) -> io::Result<()> {
+        self.leave_line()?;
+        write!(self.err, "{}", plain(question))?;
+        self.err.flush()
+    }
+
     /// Asks for words; only on a terminal.
     pub(super) fn prompt(&mut self) -> io::Result<()> {
         if self.err_end == End::Terminal {

@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::args::NewSession;
+use crate::cli::asking::Asking;
 use crate::cli::follow::{Access, Follow};
 use crate::cli::printer::{Inputs, Printer};
 use crate::cli::screen::{Screen, Style};
@@ -14,48 +14,52 @@ use crate::cli::whole;
 use crate::clock::{Clock, SystemClock};
 use crate::control::client::Client;
 use crate::control::wire::{
-    Cancelled, CreateSession, Event, Method, OneSession, SendInput, Sent, Session, Start,
+    Cancelled, CreateSession, Done, Event, Method, OneSession, SendInput, Sent, Session, Start,
     StreamItem, Subscribe, TurnFinished, TurnStarted,
 };
 use crate::daemon::Exit;
 
+/// Where somebody talks, and who that is.
+#[derive(Debug)]
+pub(super) struct At {
+    pub(super) access: Access,
+    pub(super) person: Option<String>,
+    /// A session that is there already.
+    pub(super) session: Option<String>,
+}
+
 /// `run`: one turn.
 pub(super) async fn run(
-    access: Access,
+    at: At,
     screen: &mut Screen,
     text: String,
-    session: Option<String>,
-    (key, new): (Option<String>, NewSession),
+    key: Option<String>,
+    new: NewSession,
 ) -> Result<Exit> {
     let content = words(text)?;
-    let client = access.client().await?;
+    let client = at.access.client().await?;
     // A key may be that of an earlier turn: its answer is in the log.
-    let start = match (&session, &key) {
+    let start = match (&at.session, &key) {
         (Some(_), None) => Start::Now,
         (None, _) | (Some(_), Some(_)) => Start::First,
     };
-    let session = find_or_create(&client, session, new).await?;
+    let session = find_or_create(&client, at.session.clone(), new).await?;
     screen.note(&format!("session {session}"))?;
-    let mut conversation = Conversation::begin(access, client, session, start).await?;
+    let mut conversation = Conversation::begin((at, client), session, start, screen.style).await?;
     conversation.turn(screen, content, key).await
 }
 
 /// `chat`: turn after turn, until the input ends.
-pub(super) async fn chat(
-    access: Access,
-    screen: &mut Screen,
-    session: Option<String>,
-    new: NewSession,
-) -> Result<Exit> {
-    let client = access.client().await?;
-    let session = find_or_create(&client, session, new).await?;
+pub(super) async fn chat(at: At, screen: &mut Screen, new: NewSession) -> Result<Exit> {
+    let client = at.access.client().await?;
+    let session = find_or_create(&client, at.session.clone(), new).await?;
     screen.note(&format!("session {session}; Ctrl-D or Ctrl-C leaves"))?;
-    let mut conversation = Conversation::begin(access, client, session, Start::Now).await?;
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut conversation =
+        Conversation::begin((at, client), session, Start::Now, screen.style).await?;
     loop {
         screen.prompt()?;
         let line = tokio::select! {
-            line = lines.next_line() => line.context("failed to read stdin")?,
+            line = conversation.asking.line() => line?,
             _ = conversation.interrupt.recv() => None,
         };
         let Some(line) = line else { break };
@@ -141,6 +145,7 @@ struct Conversation {
     session: String,
     follow: Follow,
     printer: Printer,
+    asking: Asking,
     interrupt: Signal,
 }
 
@@ -152,15 +157,21 @@ struct Progress {
 }
 
 impl Conversation {
-    async fn begin(access: Access, client: Client, session: String, start: Start) -> Result<Self> {
+    async fn begin(
+        (at, client): (At, Client),
+        session: String,
+        start: Start,
+        style: Style,
+    ) -> Result<Self> {
         let subscribe = Subscribe {
             session: session.clone(),
             start,
             ..Subscribe::default()
         };
         Ok(Self {
+            asking: Asking::new(session.clone(), at.person, style),
             session,
-            follow: Follow::begin(access, client, subscribe).await?,
+            follow: Follow::begin(at.access, client, subscribe).await?,
             printer: Printer::new(Inputs::Hidden),
             interrupt: interrupts()?,
         })
@@ -196,6 +207,9 @@ impl Conversation {
                         return Ok(exit);
                     }
                 }
+                line = self.asking.line(), if self.asking.is_asking() => {
+                    self.answer(line?, screen).await?;
+                }
                 _ = self.interrupt.recv() => {
                     if progress.asked_to_cancel {
                         screen.end_line()?;
@@ -206,6 +220,19 @@ impl Conversation {
                     self.cancel(screen).await?;
                 }
             }
+        }
+    }
+
+    /// What a person typed, as an answer to what was asked.
+    async fn answer(&mut self, line: Option<String>, screen: &mut Screen) -> Result<()> {
+        let Some(approve) = self.asking.answer(line.as_deref(), screen)? else {
+            return Ok(());
+        };
+        let answered: Result<Done> = self.follow.call(Method::SessionApprove, approve).await;
+        // Somebody else may have been first; what was decided comes as an event.
+        match answered {
+            Ok(Done {}) => Ok(()),
+            Err(error) => Ok(screen.note(&whole(&error))?),
         }
     }
 
@@ -249,6 +276,9 @@ impl Conversation {
         }
         if progress.turn.is_some() {
             self.printer.show(item, screen)?;
+            if let Some(event) = event {
+                self.asking.see(event, screen)?;
+            }
         }
         match event {
             Some(event) => self.exit_of(event, progress),

@@ -6,7 +6,7 @@ use crate::control::client::ClientError;
 use crate::control::server::BindError;
 use crate::runtime::StartError;
 use crate::settings::{LoadError, NoHome};
-use crate::store::OpenError;
+use crate::store::{CopyError, OpenError};
 
 /// How the program ended. Numbers are never used again for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,13 @@ impl Exit {
             return Self::Settings;
         }
         if let Some(BindError::Taken(_)) = error.downcast_ref() {
+            return Self::AlreadyRunning;
+        }
+        let closed = match error.downcast_ref() {
+            Some(CopyError::Open(closed)) => Some(closed),
+            Some(_) | None => error.downcast_ref(),
+        };
+        if let Some(OpenError::AlreadyOpen { .. }) = closed {
             return Self::AlreadyRunning;
         }
         if let Some(ClientError::NoDaemon(_)) = error.downcast_ref() {

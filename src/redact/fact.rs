@@ -2,8 +2,8 @@
 
 use super::Redactor;
 use crate::event::{
-    ChildStarted, Fact, Failure, FinishReason, LlmResponse, RequestedCall, SessionCreated,
-    ToolCall, ToolResult, UserInput,
+    ApprovalDecision, ApprovalRequest, ChildStarted, Fact, Failure, FinishReason, LlmResponse,
+    RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -43,6 +43,15 @@ impl Redactor {
             Fact::ChildStarted(child) => Fact::ChildStarted(ChildStarted {
                 agent: self.text(&child.agent),
                 ..child
+            }),
+            Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
+                reason: self.text(&request.reason),
+                ..request
+            }),
+            Fact::ApprovalDecided(decision) => Fact::ApprovalDecided(ApprovalDecision {
+                by: self.maybe(decision.by),
+                reason: self.maybe(decision.reason),
+                ..decision
             }),
             Fact::Error(failure) => Fact::Error(Failure {
                 message: self.text(&failure.message),

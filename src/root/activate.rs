@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use super::family;
-use crate::admission::{Lane, Place};
+use crate::admission::{Claim, Lane, Place};
 use crate::event::{Event, Fact, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -32,6 +32,8 @@ pub(super) enum Why {
     Asked,
     /// The daemon has begun and its turn is unfinished. Its recovery was counted.
     Resumed,
+    /// It wanted to be awake at this time.
+    Due,
     /// Its actor failed.
     Crashed,
     /// The store took no append for a while.
@@ -55,7 +57,7 @@ pub(super) async fn activate(
     id: SessionId,
     why: Why,
 ) -> Result<Activated, Fault> {
-    let place = place(shared, &why).await?;
+    let place = place(shared, id, &why).await?;
     let _loading = loading.acquire().await;
     if let Some(reason) = shared.store.quarantine(id).await? {
         return Err(quarantined(&reason));
@@ -71,7 +73,7 @@ pub(super) async fn activate(
             Began::Crashed
         }
         Why::Resumed => Began::Restarted,
-        Why::Asked | Why::Child(_) => Began::Woken,
+        Why::Asked | Why::Due | Why::Child(_) => Began::Woken,
         Why::Refused => Began::Refused,
     };
     match load(&shared.store, id).await {
@@ -91,25 +93,29 @@ pub(super) async fn activate(
 }
 
 /// Whoever asks can be refused; what was accepted waits as long as it takes.
-async fn place(shared: &Shared, why: &Why) -> Result<Place, Fault> {
+async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault> {
     let lane = &shared.lanes.live_sessions;
+    // Whose it is stands in its log.
+    let claim = Claim::nobodys(Some(id));
     match why {
-        Why::Created(_) | Why::Asked => lane.enter_or_refuse().await.map_err(|full| {
+        Why::Created(_) | Why::Asked => lane.enter_or_refuse(&claim).await.map_err(|full| {
             metric::rejected(Rejection::Overloaded);
             SessionError::from(full).into()
         }),
-        Why::Child(_) => child_place(lane).await,
-        Why::Resumed | Why::Crashed | Why::Refused | Why::SetAside(_) => Ok(lane.enter().await),
+        Why::Child(_) => child_place(lane, &claim).await,
+        Why::Resumed | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
+            Ok(lane.enter(&claim).await)
+        }
     }
 }
 
 /// A parent holds its place while it waits for its child, so that waiting for long is no use: only
 /// sessions that have nothing to do leave.
-async fn child_place(lane: &Lane) -> Result<Place, Fault> {
-    if let Ok(place) = tokio::time::timeout(CHILD_WAIT, lane.enter()).await {
+async fn child_place(lane: &Lane, claim: &Claim) -> Result<Place, Fault> {
+    if let Ok(place) = tokio::time::timeout(CHILD_WAIT, lane.enter(claim)).await {
         return Ok(place);
     }
-    lane.try_enter().map_err(|full| {
+    lane.try_enter(claim).map_err(|full| {
         metric::rejected(Rejection::Overloaded);
         SessionError::from(full).into()
     })
@@ -204,7 +210,7 @@ async fn append(
         max_steps: shared.settings.max_steps,
         max_attempts: shared.settings.max_attempts,
         queued_inputs: shared.settings.queued_inputs,
-        effects: Arc::default(),
+        tools: Arc::default(),
         children: ChildLimits::default(),
     };
     let Ok(facts) = loaded.turn.decide(input, at, &rules) else {

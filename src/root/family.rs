@@ -276,8 +276,11 @@ pub(super) async fn recall(root: &RootHandle, shared: &Shared, child: SessionId)
 }
 
 async fn is_unfinished(shared: &Shared, session: SessionId) -> bool {
-    let summary = shared.store.summary(session).await;
-    matches!(summary, Ok(Some(summary)) if summary.status == Status::Unfinished)
+    let summary = shared.store.summary(session).await.ok().flatten();
+    summary.is_some_and(|summary| match summary.status {
+        Status::Unfinished | Status::Waiting => true,
+        Status::Idle | Status::Quarantined | Status::Closed => false,
+    })
 }
 
 /// Removes a session's log. What its children do for it is cancelled; their logs stay.
@@ -299,7 +302,7 @@ pub(super) async fn remove(
 async fn children_at_work(shared: &Shared, id: SessionId) -> Vec<SessionId> {
     let summary = shared.store.summary(id).await.ok().flatten();
     let at_work = summary.is_some_and(|summary| match summary.status {
-        Status::Unfinished | Status::Quarantined => true,
+        Status::Unfinished | Status::Waiting | Status::Quarantined => true,
         Status::Idle | Status::Closed => false,
     });
     if !at_work {
@@ -325,7 +328,7 @@ pub(super) async fn is_unwanted(shared: &Shared, session: &State) -> Result<bool
     };
     match summary.status {
         Status::Idle | Status::Closed => Ok(true),
-        Status::Unfinished => has_outcome(shared, parent).await,
+        Status::Unfinished | Status::Waiting => has_outcome(shared, parent).await,
         // It may be released, and then wants what it wanted.
         Status::Quarantined => Ok(false),
     }

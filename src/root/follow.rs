@@ -86,6 +86,8 @@ impl Follower {
             | Fact::ToolCall(_)
             | Fact::ToolResult(_)
             | Fact::ChildStarted(_)
+            | Fact::ApprovalRequested(_)
+            | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
             | Fact::TurnFinished { .. }
             | Fact::Released { .. }
@@ -105,6 +107,9 @@ impl Follower {
 const fn is_progress(fact: &Fact) -> bool {
     matches!(
         fact,
-        Fact::LlmResponse(_) | Fact::ToolResult(_) | Fact::ChildStarted(_)
+        Fact::LlmResponse(_)
+            | Fact::ToolResult(_)
+            | Fact::ChildStarted(_)
+            | Fact::ApprovalDecided(_)
     )
 }

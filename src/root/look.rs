@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Entry, State};
+use ractor::ActorRef;
+
+use super::activate::Why;
+use super::{Entry, Msg, State};
 use crate::metric::{self, SessionState};
 
 /// Whether somebody is idle is asked at every so many looks: once a second.
@@ -10,8 +13,9 @@ const LOOKS: u64 = 4;
 
 impl State {
     /// What is idle is asked to sleep, and the gauges are set.
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self, myself: &ActorRef<Msg>) {
         self.ticks += 1;
+        self.ring(myself);
         if self.shared.lanes.live_sessions.gauge().waiting > 0 {
             self.rest(Duration::ZERO);
         }
@@ -27,6 +31,23 @@ impl State {
         metric::turns_running(self.shared.lanes.running_turns.gauge().used);
         metric::store_bytes(self.shared.store.size_bytes());
         self.shared.lanes.report();
+    }
+
+    /// Sessions that wanted to be awake now are woken.
+    fn ring(&mut self, myself: &ActorRef<Msg>) {
+        let now = self.shared.clock.now();
+        for id in self.shared.alarms.due(now) {
+            match self.sessions.get(&id) {
+                Some(Entry::Live(handle, _)) if !handle.is_gone() => handle.due(),
+                None => self.activate(myself, id, Why::Due),
+                // It is on its way to sleep; at the next look it can be woken.
+                Some(Entry::Live(..) | Entry::Ending(_)) => {
+                    self.shared.alarms.set(id, Some(now));
+                }
+                // It looks by itself, or is no more.
+                Some(Entry::Loading(_) | Entry::Deleting(_)) => {}
+            }
+        }
     }
 
     fn rest(&self, after: Duration) {

@@ -168,7 +168,7 @@ impl Actor for Root {
             }
             Msg::Live(reply) => answer(reply, state.by_actor.len()),
             Msg::Find(id, reply) => answer(reply, state.find(id)),
-            Msg::Tick => state.tick(),
+            Msg::Tick => state.tick(&myself),
             Msg::StopSessions(reply) => state.stop_sessions(reply),
             Msg::End => state.end(myself),
         }

@@ -11,7 +11,7 @@ use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
-use crate::session::shared::{self, Census, Lanes, ModelEntry, Phase, Shared};
+use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
@@ -332,7 +332,7 @@ impl Builder {
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
         let shared = Arc::new(Shared {
             redactor,
-            lanes: Lanes::new(&self.settings.limits, &self.clock),
+            lanes: Lanes::new(&self.settings.limits, &self.settings.tenants, &self.clock),
             settings: self.settings.sessions,
             limits: self.settings.limits,
             store,
@@ -342,6 +342,7 @@ impl Builder {
             phase: Phase::default(),
             census: Census::default(),
             company: OnceLock::new(),
+            alarms: Alarms::default(),
             clock: Arc::clone(&self.clock),
         });
         let company = Impresario(Arc::new(Inner {

@@ -69,6 +69,8 @@ pub struct ToolInfo {
     pub timeout: Duration,
     /// JSON Schema of its arguments.
     pub parameters: serde_json::Value,
+    /// Why a person is asked before a session's call runs; `None` when nobody is.
+    pub asks: Option<String>,
     /// Where its breaker stands.
     pub breaker: BreakerInfo,
 }
@@ -173,6 +175,7 @@ impl Impresario {
                     effect: host.effect(),
                     timeout: spec.timeout,
                     parameters: spec.definition.parameters.clone(),
+                    asks: host.rule().asks.clone(),
                     breaker: host.breaker(),
                 }
             })

@@ -9,6 +9,7 @@ mod info;
 mod secrets;
 mod session;
 mod turn;
+mod why;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::admission::Claim;
 use crate::event::{Outcome, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::SessionId;
@@ -24,17 +26,19 @@ use crate::root::RootHandle;
 use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
-use crate::store::Summary;
+use crate::store::{Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
 
-pub use crate::admission::Gauge;
-pub use crate::session::Accepted;
+pub use crate::admission::{Gauge, Wait};
+pub use crate::session::{Accepted, Effect};
 pub use crate::subscriber::OnSlow;
+pub use crate::turn::{Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
+pub use why::Reason;
 
 /// The whole company of actors. Cheap to clone; all clones are the same company.
 ///
@@ -102,7 +106,42 @@ impl Impresario {
         Ok(infos)
     }
 
-    /// Runs a tool once, outside any session. Arguments are JSON text; secrets are taken out of the
+    /// Sessions that wait for a person's answer about a tool call, newest first.
+    ///
+    /// # Errors
+    /// [`Code::StoreFailed`].
+    pub async fn waiting(&self) -> Result<Vec<SessionInfo>, Fault> {
+        let mut found = self.0.shared.store.waiting().await?;
+        found.reverse();
+        let mut infos = Vec::with_capacity(found.len());
+        for (id, summary) in found {
+            infos.push(self.info_of(id, summary).await?);
+        }
+        Ok(infos)
+    }
+
+    /// Copies the store, while it is in use, into a new store in the directory `into`, which must be
+    /// empty or not exist. Each session is copied as it is durable when it is come to. Durable, and
+    /// checked whole, when this returns. Cancellation: the copy is finished all the same.
+    ///
+    /// # Errors
+    /// [`Code::InvalidParams`] for a directory that cannot be used, [`Code::StoreFailed`].
+    pub async fn backup(&self, into: PathBuf) -> Result<Copied, Fault> {
+        let shared = &self.0.shared;
+        let copied = shared.store.backup(into, shared.clock.now()).await;
+        copied.map_err(|error| {
+            let code = match &error {
+                CopyError::NotEmpty(_) | CopyError::Directory { .. } => Code::InvalidParams,
+                CopyError::Open(_) | CopyError::Unsound { .. } | CopyError::Engine(_) => {
+                    Code::StoreFailed
+                }
+            };
+            Fault::new(code, error.to_string())
+        })
+    }
+
+    /// Runs a tool once, outside any session. Nobody is asked whether it may: whoever calls this
+    /// has decided it. Arguments are JSON text; secrets are taken out of the
     /// result.
     /// Cancellation: dropping the future ends the tool.
     ///
@@ -120,7 +159,7 @@ impl Impresario {
             .arguments(name, arguments)
             .map_err(|fault| Fault::new(Code::InvalidParams, fault))?;
         let lane = &self.0.shared.lanes.tool_workers;
-        let _place = lane.try_enter().map_err(overloaded)?;
+        let _place = lane.try_enter(&Claim::nobodys(None)).map_err(overloaded)?;
         let call = Call {
             tool: name.to_owned(),
             arguments: arguments.to_owned(),
@@ -233,6 +272,10 @@ impl Impresario {
     /// read, and one that was recovered too often without progress is left aside.
     async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
         let store = &self.0.shared.store;
+        for (id, summary) in store.waiting().await? {
+            let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
+            self.0.shared.alarms.set(id, ends.min());
+        }
         let found = store.unfinished().await?;
         let ids: Vec<_> = found.iter().map(|found| found.session).collect();
         if ids.is_empty() {
@@ -278,7 +321,7 @@ impl Impresario {
             id,
             summary,
             live: facts.is_some(),
-            running: facts.is_some_and(|facts| facts.running_turn.is_some()),
+            running: facts.as_ref().is_some_and(|it| it.running_turn.is_some()),
             readers: facts.map_or(0, |facts| facts.readers),
             quarantine,
         })

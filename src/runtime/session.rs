@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Impresario, SessionInfo, Turn, overloaded};
+use super::{Impresario, Reason, SessionInfo, Turn, overloaded};
+use crate::admission::Claim;
 use crate::chunk::{Chunk, Cursor};
 use crate::event::{SessionCreated, UserInput};
 use crate::fault::{Code, Fault};
@@ -12,7 +13,7 @@ use crate::id::{Seq, SessionId};
 use crate::session::{Accepted, SessionError, SessionHandle};
 use crate::store::{PageLimit, StoreError, Stored, Summary};
 use crate::subscriber::{OnSlow, Source, SubscriberArgs};
-use crate::turn;
+use crate::turn::{self, Verdict};
 
 /// A session that is about to begin.
 #[derive(Debug)]
@@ -175,7 +176,7 @@ impl Session {
         self.with_handle(|handle| {
             let (input, lane) = (input.clone(), lane.clone());
             async move {
-                let place = lane.try_enter()?;
+                let place = lane.try_enter(&Claim::nobodys(Some(handle.id())))?;
                 handle.say(input, Some(place)).await
             }
         })
@@ -259,6 +260,14 @@ impl Session {
         self.company.session_info(self.id).await
     }
 
+    /// What it does, and what it waits for. Does not wake it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::StoreFailed`].
+    pub async fn why(&self) -> Result<Vec<Reason>, Fault> {
+        self.company.why(self.id).await
+    }
+
     /// A page of events after `after`. Does not wake the session.
     ///
     /// # Errors
@@ -283,6 +292,18 @@ impl Session {
             Err(fault) if fault.code == Code::InvalidState => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Answers the question whether a tool call of this session may run, or run again. Each question
+    /// is answered once, by whoever is first. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::InvalidState`] when nothing was asked or it was answered,
+    /// [`Code::InvalidParams`] when several calls wait and the verdict names none,
+    /// [`Code::Conflict`] when the verdict's digest is not what is asked, or the tool was set up
+    /// anew meanwhile, [`Code::StoreFailed`].
+    pub async fn rule(&self, verdict: Verdict) -> Result<(), Fault> {
+        self.carry_out(turn::Input::Rule(verdict)).await
     }
 
     /// Takes no more input; what was accepted is still answered. Durable when this returns.

@@ -38,11 +38,11 @@ impl State {
         if let Some(of) = fact.outcome_of() {
             self.unredacted.remove(&of);
         }
-        if let Fact::ToolCall(call) = &fact {
-            let redacted = self.shared.redactor.redact(&call.arguments);
-            if redacted != call.arguments {
-                self.unredacted.insert(seq, call.arguments.clone());
-            }
+        if let Fact::ToolCall(call) = &fact
+            && let Some(written) = self.as_written.pop_front()
+            && written != call.arguments
+        {
+            self.unredacted.insert(seq, written);
         }
         self.shared.redactor.fact(fact)
     }
@@ -61,7 +61,7 @@ impl State {
                 max_steps: self.shared.settings.max_steps,
                 max_attempts: self.shared.settings.max_attempts,
                 queued_inputs: self.shared.settings.queued_inputs,
-                effects: Arc::default(),
+                tools: Arc::default(),
                 children: child_limits(&self.shared.settings),
             },
             |agent| agent.rules(&self.shared.settings),
@@ -124,6 +124,13 @@ impl State {
             info!(session = %self.id, status = status.name(), "turn finished");
             self.progress_made();
             self.give_place_back();
+        }
+        if let Fact::ApprovalRequested(request) = &event.fact {
+            metric::approval_asked(request.question.name());
+            info!(session = %self.id, call = %request.of, "a person is asked");
+        }
+        if let Fact::ApprovalDecided(decision) = &event.fact {
+            metric::approval_decided(decision.decision.name());
         }
         self.live.push(&Item::Event(stored));
         self.live.durable(self.durable);

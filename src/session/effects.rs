@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::{ActorCell, ActorProcessingErr};
 use tracing::debug;
 
+use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace};
 use crate::admission::Place;
@@ -41,16 +42,23 @@ impl State {
             self.stop_all_but(&[]);
             return Ok(());
         }
+        self.mind_people();
         let mut owed = self.turn.owed();
         self.stop_all_but(&owed);
-        if owed == [Owed::Place] {
+        if self.turn.waits_for_people() {
+            // Others may have it meanwhile.
+            self.turn_place = TurnPlace::None;
+        } else if !owed.is_empty() && !matches!(self.turn_place, TurnPlace::Held { .. }) {
             self.ask_for_place();
             // A free place is had at once; then there is more to start.
             owed = self.turn.owed();
+            if !matches!(self.turn_place, TurnPlace::Held { .. }) {
+                return Ok(());
+            }
         }
         for owed in owed {
             match owed {
-                Owed::Place => {}
+                Owed::Place | Owed::Approval { .. } => {}
                 Owed::Wait { until } => self.wait_until(until.0),
                 Owed::Model { of, .. } => self.start_model(of).await?,
                 Owed::Tool(open) => self.start_tool(open).await?,
@@ -70,12 +78,43 @@ impl State {
         self.recover.is_none()
     }
 
+    /// Questions to people whose time is over end; the next end has the session woken.
+    fn mind_people(&mut self) {
+        let next = |turn: &crate::turn::State| {
+            let ends = turn.asked().filter_map(|(_, asked)| asked.expires_at);
+            ends.min()
+        };
+        let now = self.shared.clock.now();
+        if next(&self.turn).is_some_and(|end| end <= now) {
+            self.decide_outcome(Input::Due);
+        }
+        let alarm = next(&self.turn);
+        if alarm != self.alarm {
+            self.alarm = alarm;
+            self.shared.alarms.set(self.id, alarm);
+        }
+    }
+
+    /// What is in flight, for people.
+    pub(super) fn effects(&self) -> Vec<Effect> {
+        let now = self.shared.clock.elapsed();
+        let running = self.running.iter();
+        running
+            .map(|(of, running)| Effect {
+                of: *of,
+                tool: self.turn.open_call(*of).map(|open| open.tool.clone()),
+                attempt: running.attempt,
+                since: now.saturating_sub(running.since),
+            })
+            .collect()
+    }
+
     fn stop_all_but(&mut self, owed: &[Owed]) {
         let still_owed = |of: Seq, attempt: u32| {
             owed.iter().any(|owed| match owed {
                 Owed::Model { of: intent, .. } => *intent == of,
                 Owed::Tool(open) => open.of == of && open.attempt == attempt,
-                Owed::Place | Owed::Wait { .. } => false,
+                Owed::Place | Owed::Approval { .. } | Owed::Wait { .. } => false,
             })
         };
         self.running.retain(|of, running| {
@@ -103,12 +142,12 @@ impl State {
             return;
         }
         let lane = self.shared.lanes.running_turns.clone();
-        match lane.try_enter() {
+        match lane.try_enter(&self.claim) {
             Ok(place) => self.placed(Some(place)),
             Err(_) => {
-                let myself = self.myself.clone();
+                let (myself, claim) = (self.myself.clone(), self.claim.clone());
                 crate::clock::spawn(async move {
-                    let place = lane.enter().await;
+                    let place = lane.enter(&claim).await;
                     // A session that is gone gives the place back.
                     let _gone = myself.cast(Msg::Placed(place));
                 });
@@ -132,8 +171,10 @@ impl State {
             },
             None => Input::Place,
         };
-        self.turn_began = self.shared.clock.elapsed();
         let begun = self.decide(input);
+        if begun.is_ok() {
+            self.turn_began = self.shared.clock.elapsed();
+        }
         if begun.is_ok() || self.turn.running_turn().is_some() {
             self.turn_place = TurnPlace::Held { _place: place };
         }
@@ -178,6 +219,7 @@ impl State {
         };
         let work = ModelWork {
             of,
+            claim: self.claim.clone(),
             model: Arc::clone(&agent.model.model),
             request: Request {
                 system: agent.system.clone(),
@@ -218,6 +260,7 @@ impl State {
         };
         let work = ToolWork {
             id: self.id,
+            claim: self.claim.clone(),
             open,
             fallen,
             tools: self

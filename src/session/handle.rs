@@ -8,7 +8,7 @@ use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 use super::children::ChildNews;
 use super::{Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
-use crate::event::UserInput;
+use crate::event::{Timestamp, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId, TurnId};
 use crate::store::{Blame, StoreError};
@@ -33,16 +33,33 @@ pub struct Accepted {
 }
 
 /// What is known of a session only while it is in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Readers.
     pub readers: usize,
     /// The turn that runs.
     pub running_turn: Option<TurnId>,
     /// Model and tool calls in flight.
-    pub effects: usize,
+    pub effects: Vec<Effect>,
+    /// When a model is asked again.
+    pub retry_at: Option<Timestamp>,
+    /// It has no place among the running turns, and needs one to go on.
+    pub wants_place: bool,
     /// The last event when it came into memory.
     pub began_after: Seq,
+}
+
+/// A model or tool call in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// Its intent.
+    pub of: Seq,
+    /// The tool's name; `None` for a model.
+    pub tool: Option<String>,
+    /// Which run.
+    pub attempt: u32,
+    /// For how long.
+    pub since: Duration,
 }
 
 /// Why a session did not do as it was told.
@@ -147,6 +164,12 @@ impl SessionHandle {
         let _gone = self.actor.cast(Msg::Child(ChildNews::Moved));
     }
 
+    /// Has it look at what time it is.
+    pub fn due(&self) {
+        // One that is gone looks when it is woken.
+        let _gone = self.actor.cast(Msg::Due);
+    }
+
     /// Asks it to sleep, if nothing was going on for so long.
     pub fn rest(&self, after: Duration) {
         // One that is gone sleeps already.
@@ -191,14 +214,20 @@ const RESTART_MS: u64 = 200;
 
 const fn code_of(refusal: &Refusal) -> Code {
     match refusal {
-        Refusal::KeyReused(_) | Refusal::Repeated(_) => Code::Conflict,
+        Refusal::KeyReused(_)
+        | Refusal::Repeated(_)
+        | Refusal::OtherCall(_)
+        | Refusal::ToolChanged(_) => Code::Conflict,
+        Refusal::SeveralAsked(_) => Code::InvalidParams,
         Refusal::TooManyInputs(_)
         | Refusal::TooDeep(_)
         | Refusal::TooManyChildren(_)
         | Refusal::NoMoreChildren(_) => Code::Overloaded,
-        Refusal::Closed | Refusal::NothingRuns | Refusal::Stale(_) | Refusal::NoChange => {
-            Code::InvalidState
-        }
+        Refusal::NothingAsked(_)
+        | Refusal::Closed
+        | Refusal::NothingRuns
+        | Refusal::Stale(_)
+        | Refusal::NoChange => Code::InvalidState,
         Refusal::Quarantined => Code::Quarantined,
     }
 }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::id::{Seq, SessionId};
-use crate::store::{EventStore, PageLimit, Status, StoreError, Summary};
+use crate::store::{Asked, EventStore, PageLimit, Status, StoreError, Summary};
 use crate::turn;
+
+/// So many calls that wait for a person stand beside the log; the log has all of them.
+const ASKED_KEPT: usize = 16;
 
 /// Where a session's log stands.
 #[derive(Clone, Debug, Default)]
@@ -63,12 +66,25 @@ pub fn summary(turn: &turn::State) -> Summary {
         cost_usd,
         title: turn.title().to_owned(),
         parent: created.and_then(|created| Some(created.parent.as_ref()?.session)),
+        asked: turn
+            .asked()
+            .take(ASKED_KEPT)
+            .map(|(open, asked)| Asked {
+                of: asked.of,
+                tool: open.tool.clone(),
+                question: asked.question,
+                digest: asked.digest.clone(),
+                expires_at: asked.expires_at,
+            })
+            .collect(),
     }
 }
 
 fn status(turn: &turn::State) -> Status {
     if turn.is_quarantined() {
         Status::Quarantined
+    } else if turn.waits_for_people() {
+        Status::Waiting
     } else if turn.is_unfinished() {
         Status::Unfinished
     } else if turn.is_closed() {

@@ -29,19 +29,19 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, Supervi
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
-use crate::admission::Place;
+use crate::admission::{Claim, Place};
 use crate::context::Context;
-use crate::event::{Fact, Outcome};
+use crate::event::{Fact, Outcome, Timestamp};
 use crate::fault::Fault;
 use crate::id::{Seq, SessionId};
 use crate::model::Piece;
 use crate::restart::Intensity;
 use crate::store::{StoreError, Stored};
 use crate::subscriber::{Attached, Feed};
-use crate::turn::{self, Input, Refusal};
+use crate::turn::{self, Input, Owed, Refusal};
 
 use children::ChildNews;
-pub use handle::{Accepted, Facts, SessionError, SessionHandle};
+pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
 pub use load::{Loaded, load, summary};
 use shared::{Agent, Shared};
@@ -84,6 +84,8 @@ enum Msg {
     Child(ChildNews),
     /// The wait before the next try is over.
     RetryDue,
+    /// A time has come that the session wanted to be awake at.
+    Due,
     /// Sleep, if nothing was going on for so long.
     Rest(Duration),
 }
@@ -168,6 +170,8 @@ pub enum Ended {
 
 struct State {
     id: SessionId,
+    /// Who wants places for it.
+    claim: Claim,
     shared: Arc<Shared>,
     agent: Option<Arc<Agent>>,
     myself: ActorRef<Msg>,
@@ -187,6 +191,8 @@ struct State {
     /// Arguments of open calls whose record leaves secrets out. Memory only: after a restart a call
     /// that may run again gets what was recorded.
     unredacted: BTreeMap<Seq, String>,
+    /// Arguments as the model wrote them, of calls that it asked for and that are not recorded yet.
+    as_written: VecDeque<String>,
     /// Effects that are running.
     running: BTreeMap<Seq, effects::Running>,
     by_worker: HashMap<ActorId, Seq>,
@@ -204,6 +210,8 @@ struct State {
     /// The places of inputs that wait for their turn.
     input_places: BTreeMap<Seq, Place>,
     retry: Option<tokio::task::JoinHandle<()>>,
+    /// When it has to be awake, as [`shared::Alarms`] knows.
+    alarm: Option<Timestamp>,
     /// Why what the log says is running is not; taken when it goes on.
     recover: Option<&'static str>,
     recovered_before: bool,
@@ -285,10 +293,13 @@ impl State {
         let agent = turn
             .created()
             .and_then(|created| args.shared.agents.get(&created.agent).cloned());
+        let tenant = turn.created().map_or("", |created| created.tenant.as_str());
         let now = args.shared.clock.elapsed();
-        let unfinished = turn.running_turn().is_some();
+        // What waits for a person was not running.
+        let unfinished = turn.running_turn().is_some() && !turn.waits_for_people();
         Self {
             id: args.id,
+            claim: Claim::of(tenant, args.id),
             agent,
             myself,
             durable: turn.head(),
@@ -299,6 +310,7 @@ impl State {
             replies: VecDeque::new(),
             live: Live::new(args.shared.redactor.clone()),
             unredacted: BTreeMap::new(),
+            as_written: VecDeque::new(),
             running: BTreeMap::new(),
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
@@ -309,6 +321,7 @@ impl State {
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),
             retry: None,
+            alarm: None,
             recover: unfinished.then(|| args.why.reason()),
             recovered_before: args.why != Began::Created,
             start: args.why.start(),
@@ -344,6 +357,7 @@ impl State {
             Msg::ToolEnded(end) => self.tool_ended(end),
             Msg::Child(news) => self.child_news(news),
             Msg::RetryDue => self.retry_due(),
+            Msg::Due => {}
             Msg::Rest(after) => self.rest(after),
         }
         Ok(())
@@ -413,7 +427,12 @@ impl State {
         let facts = Facts {
             readers: self.live.readers(),
             running_turn: self.turn.running_turn(),
-            effects: self.running.len(),
+            effects: self.effects(),
+            retry_at: self.turn.owed().iter().find_map(|owed| match owed {
+                Owed::Wait { until } => Some(*until),
+                Owed::Place | Owed::Model { .. } | Owed::Tool(_) | Owed::Approval { .. } => None,
+            }),
+            wants_place: matches!(self.turn_place, TurnPlace::Asked),
             began_after: self.began_after,
         };
         answer(reply, facts);
@@ -422,7 +441,7 @@ impl State {
     /// Ends the actor when nothing goes on and nothing did for a while. Its log is all that it was.
     fn rest(&mut self, after: Duration) {
         let quiet = self.shared.clock.elapsed().saturating_sub(self.last_used);
-        let at_rest = !self.turn.is_unfinished()
+        let at_rest = (!self.turn.is_unfinished() || self.turn.waits_for_people())
             && self.durable == self.turn.head()
             && self.replies.is_empty()
             && self.live.readers() == 0;

@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, Sandbox, Spent, ToolResult};
+use crate::event::{LlmResponse, Outcome, RequestedCall, Sandbox, Spent, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -101,17 +101,30 @@ impl State {
             .as_ref()
             .and_then(|agent| agent.model.cost(answer.usage.as_ref()));
         self.count_answer(&answer, cost_usd);
+        let tool_calls = self.without_secrets(answer.tool_calls);
         self.decide_outcome(Input::Answered(LlmResponse {
             of,
             content,
             reasoning,
-            tool_calls: answer.tool_calls,
+            tool_calls,
             finish_reason: answer.finish_reason,
             usage: answer.usage,
             cost_usd,
             ttft_ms: first_piece.map(millis),
             duration_ms: millis(took),
         }));
+    }
+
+    /// Calls as they are recorded. The runs get what the model wrote.
+    fn without_secrets(&mut self, calls: Vec<RequestedCall>) -> Vec<RequestedCall> {
+        self.as_written = calls.iter().map(|call| call.arguments.clone()).collect();
+        calls
+            .into_iter()
+            .map(|call| RequestedCall {
+                arguments: self.shared.redactor.text(&call.arguments),
+                ..call
+            })
+            .collect()
     }
 
     fn count_answer(&self, answer: &Answer, cost_usd: Option<f64>) {
@@ -136,7 +149,11 @@ impl State {
         }
         let attempt = self.turn.owed().iter().find_map(|owed| match owed {
             Owed::Model { of: open, attempt } if *open == of => Some(*attempt),
-            Owed::Model { .. } | Owed::Place | Owed::Tool(_) | Owed::Wait { .. } => None,
+            Owed::Model { .. }
+            | Owed::Place
+            | Owed::Tool(_)
+            | Owed::Approval { .. }
+            | Owed::Wait { .. } => None,
         });
         let wait = self.retry_wait(attempt.unwrap_or(1), error.retry_after);
         self.decide_outcome(Input::ModelFailed(ModelFailure {

@@ -3,20 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::admission::Lane;
+use crate::admission::{Lane, Share, Shares};
 use crate::clock::Clock;
 use crate::context::ToolDefinition;
-use crate::event::{EffectClass, Usage};
+use crate::event::{Timestamp, Usage};
+use crate::id::SessionId;
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::session::company::Company;
-use crate::settings::{LimitSettings, SessionSettings};
+use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::{ChildLimits, Rules};
+use crate::turn::{ChildLimits, Rules, ToolRule};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -45,6 +46,38 @@ pub struct Shared {
     pub census: Census,
     /// Lets sessions have others work for them; the root puts it here.
     pub company: OnceLock<Arc<dyn Company>>,
+    /// When sessions that wait for a person are looked at again.
+    pub alarms: Alarms,
+}
+
+/// When sessions have to be awake, whether they sleep until then or not: at most one time for each.
+#[derive(Debug, Default)]
+pub struct Alarms(Mutex<BTreeMap<SessionId, Timestamp>>);
+
+impl Alarms {
+    /// This session has to be awake at this time, and at no other; `None` takes that back.
+    pub fn set(&self, session: SessionId, at: Option<Timestamp>) {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match at {
+            Some(at) => alarms.insert(session, at),
+            None => alarms.remove(&session),
+        };
+    }
+
+    /// Those whose time has come. Each is given once.
+    #[must_use]
+    pub fn due(&self, now: Timestamp) -> Vec<SessionId> {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due: Vec<_> = alarms
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in &due {
+            alarms.remove(session);
+        }
+        due
+    }
 }
 
 /// How many there are of what has no limit. For people and metrics.
@@ -130,8 +163,8 @@ pub struct Agent {
     pub tools: Toolbox,
     /// Its tools as the model sees them.
     pub definitions: Arc<Vec<ToolDefinition>>,
-    /// What a crash in a call of each tool means.
-    pub effects: Arc<BTreeMap<String, EffectClass>>,
+    /// What the core has to know of its tools.
+    pub rules: Arc<BTreeMap<String, ToolRule>>,
 }
 
 /// A model under its name.
@@ -167,32 +200,80 @@ pub struct Lanes {
 impl Lanes {
     /// Lanes with the places of the settings.
     #[must_use]
-    pub fn new(limits: &LimitSettings, clock: &Arc<dyn Clock>) -> Self {
+    pub fn new(
+        limits: &LimitSettings,
+        tenants: &BTreeMap<String, TenantSettings>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
         // Only the doors refuse; behind them, work is bounded by what the doors let in.
         let door = limits.waiting_requests;
         let inside = usize::MAX;
         let lane = |lane, places, waiting| Lane::new(lane, places, waiting, Arc::clone(clock));
+        let fair =
+            |lane, places, limit: Option<usize>, own: fn(&TenantSettings) -> Option<usize>| {
+                let shares = shares(limit, tenants, own);
+                Lane::shared(lane, (places, inside), shares, Arc::clone(clock))
+            };
         Self {
             live_sessions: lane(metric::Lane::LiveSessions, limits.live_sessions, door),
-            running_turns: lane(metric::Lane::RunningTurns, limits.running_turns, inside),
-            model_calls: lane(metric::Lane::ModelCalls, limits.model_calls, inside),
-            tool_workers: lane(metric::Lane::ToolWorkers, limits.tool_workers, inside),
+            running_turns: fair(
+                metric::Lane::RunningTurns,
+                limits.running_turns,
+                limits.tenant_running_turns,
+                |tenant| tenant.running_turns,
+            ),
+            model_calls: fair(
+                metric::Lane::ModelCalls,
+                limits.model_calls,
+                limits.tenant_model_calls,
+                |tenant| tenant.model_calls,
+            ),
+            tool_workers: fair(
+                metric::Lane::ToolWorkers,
+                limits.tool_workers,
+                limits.tenant_tool_workers,
+                |tenant| tenant.tool_workers,
+            ),
             queued_inputs: lane(metric::Lane::QueuedInputs, limits.queued_inputs, 0),
         }
     }
 
-    /// Tells the metrics how many wait before each lane.
-    pub fn report(&self) {
-        let lanes = [
+    /// Every lane with its name.
+    pub fn all(&self) -> impl Iterator<Item = (metric::Lane, &Lane)> {
+        [
             (metric::Lane::LiveSessions, &self.live_sessions),
             (metric::Lane::RunningTurns, &self.running_turns),
             (metric::Lane::ModelCalls, &self.model_calls),
             (metric::Lane::ToolWorkers, &self.tool_workers),
             (metric::Lane::QueuedInputs, &self.queued_inputs),
-        ];
-        for (lane, places) in lanes {
+        ]
+        .into_iter()
+    }
+
+    /// Tells the metrics how many wait before each lane.
+    pub fn report(&self) {
+        for (lane, places) in self.all() {
             metric::queue_depth(lane, places.gauge().waiting);
         }
+    }
+}
+
+/// What each tenant gets of a lane.
+fn shares(
+    limit: Option<usize>,
+    tenants: &BTreeMap<String, TenantSettings>,
+    own: fn(&TenantSettings) -> Option<usize>,
+) -> Shares {
+    let share = |weight: Option<u32>, limit: Option<usize>| Share {
+        weight: weight.unwrap_or(1),
+        limit: limit.unwrap_or(usize::MAX),
+    };
+    let named = tenants
+        .iter()
+        .map(|(name, tenant)| (name.clone(), share(tenant.weight, own(tenant).or(limit))));
+    Shares {
+        others: share(None, limit),
+        named: named.collect(),
     }
 }
 
@@ -217,10 +298,15 @@ impl Agent {
                     .map(|tool| tool.spec().definition.clone())
                     .collect(),
             ),
-            effects: Arc::new(
+            rules: Arc::new(
                 tools
                     .hosts()
-                    .map(|host| (host.tool().spec().definition.name.clone(), host.effect()))
+                    .map(|host| {
+                        (
+                            host.tool().spec().definition.name.clone(),
+                            host.rule().clone(),
+                        )
+                    })
                     .collect(),
             ),
             tools,
@@ -235,7 +321,7 @@ impl Agent {
             max_steps: settings.max_steps,
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
-            effects: Arc::clone(&self.effects),
+            tools: Arc::clone(&self.rules),
             children: child_limits(settings),
         }
     }

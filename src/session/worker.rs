@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::Msg;
 use super::children::CallChildren;
 use super::shared::Shared;
+use crate::admission::Claim;
 use crate::event::{Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
@@ -82,6 +83,8 @@ impl Actor for Worker {
 /// A model call.
 pub(super) struct ModelWork {
     pub(super) of: Seq,
+    /// Who wants the places.
+    pub(super) claim: Claim,
     pub(super) model: Arc<dyn Model>,
     pub(super) request: Request,
     pub(super) shared: Arc<Shared>,
@@ -99,7 +102,7 @@ pub(super) struct ModelEnd {
 
 impl ModelWork {
     pub(super) async fn run(self) {
-        let _place = self.shared.lanes.model_calls.enter().await;
+        let _place = self.shared.lanes.model_calls.enter(&self.claim).await;
         let begun = self.shared.clock.elapsed();
         let since = || self.shared.clock.elapsed().saturating_sub(begun);
         let mut first_piece = None;
@@ -142,6 +145,8 @@ fn cut_stream() -> ModelError {
 /// A tool call.
 pub(super) struct ToolWork {
     pub(super) id: SessionId,
+    /// Who wants the places.
+    pub(super) claim: Claim,
     pub(super) open: OpenCall,
     pub(super) tools: Toolbox,
     /// No run follows; how the last one ended, if something can stand in for the tool.
@@ -178,7 +183,7 @@ impl ToolWork {
         let _place = if self.tools.waits_for_agents(&self.open.tool) {
             None
         } else {
-            Some(self.shared.lanes.tool_workers.enter().await)
+            Some(self.shared.lanes.tool_workers.enter(&self.claim).await)
         };
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);

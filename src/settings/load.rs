@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::settings::{
-    AgentSettings, Environment, ModelSettings, PriceSettings, Problem, Settings, ToolSettings,
+    AgentSettings, Environment, ModelSettings, PriceSettings, Problem, Settings, TenantSettings,
+    ToolSettings,
 };
 
 /// The settings file that is built in: every key with its default, and what it means.
@@ -303,7 +304,12 @@ impl Reader {
         let known = keys_of(&Settings::default());
         self.refuse_unknown("", &mut sections, &known);
         let mut take = |name: &str| sections.remove(name);
-        let nodes = (take("models"), take("tools"), take("agents"));
+        let nodes = (
+            take("models"),
+            take("tools"),
+            take("agents"),
+            take("tenants"),
+        );
         Settings {
             store: self.section("store", take("store")),
             sessions: self.section("sessions", take("sessions")),
@@ -317,6 +323,7 @@ impl Reader {
             models: self.named::<ModelSettings>("models", nodes.0),
             tools: self.named::<ToolSettings>("tools", nodes.1),
             agents: self.named::<AgentSettings>("agents", nodes.2),
+            tenants: self.named::<TenantSettings>("tenants", nodes.3),
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
 
+mod approval;
 pub(crate) mod cycle;
 mod environment;
 mod load;
@@ -11,6 +12,7 @@ mod paths;
 mod problems;
 mod sandbox;
 mod steps;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EffectClass;
 
+pub use approval::{ApprovalMode, OnUnknown};
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
@@ -27,6 +30,7 @@ pub use paths::NoHome;
 pub use problems::Problem;
 pub use sandbox::SandboxLevel;
 pub use steps::{HeaderSettings, StepSettings};
+pub use tenant::TenantSettings;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +60,8 @@ pub struct Settings {
     pub tools: BTreeMap<String, ToolSettings>,
     /// Agents by name.
     pub agents: BTreeMap<String, AgentSettings>,
+    /// Tenants by name.
+    pub tenants: BTreeMap<String, TenantSettings>,
 }
 
 /// `[store]`: where events are kept.
@@ -116,6 +122,12 @@ pub struct LimitSettings {
     pub model_calls: usize,
     /// Tool calls in flight.
     pub tool_workers: usize,
+    /// At most so many turns of a tenant run; `None` for as many as there are.
+    pub tenant_running_turns: Option<usize>,
+    /// At most so many model calls of a tenant are in flight.
+    pub tenant_model_calls: Option<usize>,
+    /// At most so many tool calls of a tenant are in flight.
+    pub tenant_tool_workers: Option<usize>,
     /// Tool calls of one step in flight.
     pub tools_per_step: usize,
     /// Inputs accepted and not yet applied, in all sessions together.
@@ -256,6 +268,12 @@ pub struct ToolSettings {
     pub cache_entries: u64,
     /// So many runs at once in the whole daemon.
     pub max_at_once: Option<usize>,
+    /// When a person is asked before a session's call runs.
+    pub approval: ApprovalMode,
+    /// Without an answer by then the call is not run; 0 waits for ever.
+    pub approval_expires_ms: u64,
+    /// What is done about a call that may not run twice and whose outcome is unknown.
+    pub on_unknown: OnUnknown,
     /// `agent`: the agent that it is.
     pub agent: String,
     /// `chain`, `parallel`: the tools that it calls.
@@ -363,6 +381,9 @@ impl Default for LimitSettings {
             running_turns: 1_000,
             model_calls: 256,
             tool_workers: 256,
+            tenant_running_turns: None,
+            tenant_model_calls: None,
+            tenant_tool_workers: None,
             tools_per_step: 16,
             queued_inputs: 100_000,
             waiting_requests: 1_000,
@@ -451,6 +472,9 @@ impl Default for ToolSettings {
             cache_ttl_ms: None,
             cache_entries: 1_000,
             max_at_once: None,
+            approval: ApprovalMode::Never,
+            approval_expires_ms: 24 * 60 * 60 * 1_000,
+            on_unknown: OnUnknown::Tell,
             agent: String::new(),
             steps: Vec::new(),
             steps_at_once: 8,

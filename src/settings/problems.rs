@@ -57,6 +57,9 @@ impl Settings {
         for (name, agent) in &self.agents {
             self.check_agent(agent, &mut below(&mut found, "agents", name));
         }
+        for (name, tenant) in &self.tenants {
+            tenant.check(&mut below(&mut found, "tenants", name));
+        }
         found
     }
 
@@ -123,6 +126,15 @@ impl Settings {
         ] {
             limits.at_least(key, value as u64, 1);
             limits.at_most(key, value as u64, MAX_PERMITS);
+        }
+        for (key, value) in [
+            ("tenant_running_turns", it.tenant_running_turns),
+            ("tenant_model_calls", it.tenant_model_calls),
+            ("tenant_tool_workers", it.tenant_tool_workers),
+        ] {
+            if let Some(value) = value {
+                limits.at_least(key, value as u64, 1);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::EffectClass;
 use crate::settings::cycle::{Ways, cycle};
 use crate::settings::problems::{Faults, below};
-use crate::settings::{Problem, Settings, ToolKind, ToolSettings};
+use crate::settings::{OnUnknown, Problem, Settings, ToolKind, ToolSettings};
 
 /// One tool that another one calls.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,16 @@ impl ToolSettings {
         if let Some(places) = self.max_at_once {
             faults.at_least("max_at_once", places as u64, 1);
             faults.at_most("max_at_once", places as u64, MAX_PLACES);
+        }
+        let may_be_unknown = match self.kind {
+            ToolKind::Chain | ToolKind::Parallel => true,
+            ToolKind::Builtin | ToolKind::Command | ToolKind::Http | ToolKind::Agent => {
+                self.own_effect() == EffectClass::AtMostOnce
+            }
+        };
+        if self.on_unknown == OnUnknown::Ask && !may_be_unknown {
+            let says = "the tool may run again, so that no outcome of it stays unknown; leave this out, or set effect = \"at_most_once\"";
+            faults.say("on_unknown", says.to_owned());
         }
         if self.fallback_text.is_some() && self.fallback_tool.is_some() {
             let says = "fallback_text is set too; only one can stand in for the tool";

@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock};
+use crate::event::Event;
 use crate::id::{Seq, SessionId};
 use crate::metric;
 use crate::store::engine::{Engine, EngineError, Write};
 use crate::store::record::Damage;
-use crate::store::{StoreError, Summary, Unfinished};
+use crate::store::{Append, Status, StoreError, Stored, Summary, Unfinished, key, record};
 
 /// The engine may take so many bytes of the disk for a byte of ours until it cleans up.
 const AMPLIFICATION: u64 = 4;
@@ -79,6 +80,44 @@ pub(super) struct Encoded {
     pub(super) owes: Owes,
     pub(super) writes: Vec<Write>,
     pub(super) bytes: usize,
+}
+
+/// Puts an append into bytes, and makes what it will have stored.
+pub(super) fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreError> {
+    let Append {
+        session,
+        after,
+        at,
+        facts,
+        mut summary,
+    } = append;
+    let mut stored = Vec::with_capacity(facts.len());
+    let mut writes = Vec::with_capacity(facts.len() + 1);
+    let mut seq = after;
+    for fact in facts {
+        seq = seq.next();
+        let event = Event { seq, at, fact };
+        writes.extend(record::encode_event(session, &event)?);
+        stored.push(Stored(Arc::new(event)));
+    }
+    summary.head = seq;
+    let key = key::summary(session);
+    let value = record::encode_summary(&key, &summary)?;
+    writes.push(Write::Put(key, value));
+    let owes = match summary.status {
+        Status::Unfinished | Status::Waiting => Owes::Something,
+        Status::Idle | Status::Quarantined | Status::Closed => Owes::Nothing,
+    };
+    let bytes = writes.iter().map(Write::bytes).sum();
+    let encoded = Encoded {
+        session,
+        after,
+        summary: Arc::new(summary),
+        owes,
+        writes,
+        bytes,
+    };
+    Ok((encoded, stored))
 }
 
 /// Whether a session is unfinished.

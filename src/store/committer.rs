@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,14 +18,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::event::Event;
+use crate::event::Timestamp;
 use crate::id::{Seq, SessionId};
-use crate::store::commit::{Applied, Change, Encoded, Owes, Reply, Request, Shared, Syncer};
-use crate::store::engine::{Engine, Write};
+use crate::store::commit::{Applied, Change, Reply, Request, Shared, Syncer, encode};
+use crate::store::engine::Engine;
 use crate::store::writer::Writer;
 use crate::store::{
-    Ack, Append, EventStore, PageLimit, Status, StoreError, Stored, Summary, Unfinished, key,
-    reader, record,
+    Ack, Append, Copied, CopyError, EventStore, PageLimit, StoreError, Stored, Summary, Unfinished,
+    copy, reader,
 };
 
 /// The queue holds so many bytes, whatever their number.
@@ -335,6 +336,10 @@ impl<E: Engine> EventStore for Committer<E> {
         self.read_with(reader::unfinished)
     }
 
+    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
+        self.read_with(reader::waiting)
+    }
+
     fn count_recoveries(
         &self,
         sessions: Vec<SessionId>,
@@ -368,6 +373,17 @@ impl<E: Engine> EventStore for Committer<E> {
 
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.ask(|reply| Change::Delete(session, reply))
+    }
+
+    fn backup(&self, into: PathBuf, now: Timestamp) -> BoxFuture<'_, Result<Copied, CopyError>> {
+        let shared = Arc::clone(&self.shared);
+        // The copy is a store on disk, whatever this one is.
+        let task = tokio::task::spawn_blocking(move || copy::backup(&shared, &into, now));
+        task.map(|done| match done {
+            Ok(copied) => copied,
+            Err(error) => Err(CopyError::Engine(error.to_string())),
+        })
+        .boxed()
     }
 
     fn poisoned(&self) -> BoxFuture<'static, String> {
@@ -428,43 +444,6 @@ impl Threads {
         }
         .boxed()
     }
-}
-
-fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreError> {
-    let Append {
-        session,
-        after,
-        at,
-        facts,
-        mut summary,
-    } = append;
-    let mut stored = Vec::with_capacity(facts.len());
-    let mut writes = Vec::with_capacity(facts.len() + 1);
-    let mut seq = after;
-    for fact in facts {
-        seq = seq.next();
-        let event = Event { seq, at, fact };
-        writes.extend(record::encode_event(session, &event)?);
-        stored.push(Stored(Arc::new(event)));
-    }
-    summary.head = seq;
-    let key = key::summary(session);
-    let value = record::encode_summary(&key, &summary)?;
-    writes.push(Write::Put(key, value));
-    let owes = match summary.status {
-        Status::Unfinished => Owes::Something,
-        Status::Idle | Status::Quarantined | Status::Closed => Owes::Nothing,
-    };
-    let bytes = writes.iter().map(Write::bytes).sum();
-    let encoded = Encoded {
-        session,
-        after,
-        summary: Arc::new(summary),
-        owes,
-        writes,
-        bytes,
-    };
-    Ok((encoded, stored))
 }
 
 fn reply_to(sender: oneshot::Sender<Result<(), StoreError>>) -> Reply {

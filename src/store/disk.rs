@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{EffectClass, Fact, FailureClass, Outcome, Sandbox, Timestamp, TurnStatus};
+use crate::event::{
+    Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp, TurnStatus,
+};
 use crate::id::{Seq, SessionId, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
@@ -31,6 +33,8 @@ const QUARANTINED: u16 = 11;
 const RELEASED: u16 = 12;
 const SESSION_CLOSED: u16 = 13;
 const CHILD_STARTED: u16 = 14;
+const APPROVAL_REQUESTED: u16 = 15;
+const APPROVAL_DECIDED: u16 = 16;
 
 #[derive(Serialize, Deserialize)]
 struct SessionCreatedDisk<'a> {
@@ -118,6 +122,30 @@ struct ToolCallDisk<'a> {
     tool: Text<'a>,
     arguments: Text<'a>,
     effect: Text<'a>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    needs_approval: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ApprovalRequestDisk<'a> {
+    of: Seq,
+    question: Text<'a>,
+    digest: Text<'a>,
+    #[serde(default)]
+    identity: Text<'a>,
+    reason: Text<'a>,
+    #[serde(default)]
+    expires_at_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ApprovalDecisionDisk<'a> {
+    of: Seq,
+    decision: Text<'a>,
+    #[serde(default)]
+    by: Option<Text<'a>>,
+    #[serde(default)]
+    reason: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -204,8 +232,20 @@ struct SummaryDisk<'a> {
     usage: UsageDisk,
     cost_usd: f64,
     title: Text<'a>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asked: Vec<AskedDisk<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parent: Option<Text<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AskedDisk<'a> {
+    of: Seq,
+    tool: Text<'a>,
+    question: Text<'a>,
+    digest: Text<'a>,
+    #[serde(default)]
+    expires_at_ms: Option<u64>,
 }
 
 /// A fact's kind and payload.
@@ -229,6 +269,12 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
         Fact::ToolCall(call) => pack(TOOL_CALL, &ToolCallDisk::from(call)),
         Fact::ToolResult(result) => pack(TOOL_RESULT, &ToolResultDisk::from(result)),
         Fact::ChildStarted(child) => pack(CHILD_STARTED, &ChildStartedDisk::from(child)),
+        Fact::ApprovalRequested(request) => {
+            pack(APPROVAL_REQUESTED, &ApprovalRequestDisk::from(request))
+        }
+        Fact::ApprovalDecided(decision) => {
+            pack(APPROVAL_DECIDED, &ApprovalDecisionDisk::from(decision))
+        }
         Fact::Error(failure) => pack(ERROR, &FailureDisk::from(failure)),
         Fact::WorkerRestarted {
             of,
@@ -265,6 +311,12 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
         LLM_RESPONSE => Fact::LlmResponse(unpack::<LlmResponseDisk<'_>>(payload)?.into()),
         TOOL_CALL => Fact::ToolCall(unpack::<ToolCallDisk<'_>>(payload)?.try_into()?),
         TOOL_RESULT => Fact::ToolResult(unpack::<ToolResultDisk<'_>>(payload)?.try_into()?),
+        APPROVAL_REQUESTED => {
+            Fact::ApprovalRequested(unpack::<ApprovalRequestDisk<'_>>(payload)?.try_into()?)
+        }
+        APPROVAL_DECIDED => {
+            Fact::ApprovalDecided(unpack::<ApprovalDecisionDisk<'_>>(payload)?.try_into()?)
+        }
         ERROR => Fact::Error(unpack::<FailureDisk<'_>>(payload)?.try_into()?),
         WORKER_RESTARTED => unpack::<WorkerRestartedDisk<'_>>(payload)?.into(),
         TURN_FINISHED => unpack::<TurnFinishedDisk<'_>>(payload)?.try_into()?,
@@ -301,6 +353,7 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         usage: summary.usage.into(),
         cost_usd: summary.cost_usd,
         title: text(&summary.title),
+        asked: summary.asked.iter().map(Into::into).collect(),
         parent: summary.parent.map(id_text),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
@@ -325,6 +378,11 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
         usage: disk.usage.into(),
         cost_usd: disk.cost_usd,
         title: disk.title.into_owned(),
+        asked: disk
+            .asked
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<_, _>>()?,
         parent: match &disk.parent {
             Some(parent) => Some(session_id(parent)?),
             None => None,
@@ -332,9 +390,10 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
     })
 }
 
-const STATUSES: [Status; 4] = [
+const STATUSES: [Status; 5] = [
     Status::Idle,
     Status::Unfinished,
+    Status::Waiting,
     Status::Quarantined,
     Status::Closed,
 ];
@@ -343,11 +402,19 @@ const EFFECTS: [EffectClass; 3] = [
     EffectClass::Idempotent,
     EffectClass::AtMostOnce,
 ];
-const OUTCOMES: [Outcome; 7] = [
+const QUESTIONS: [Question; 2] = [Question::Run, Question::RunAgain];
+const DECISIONS: [Decision; 4] = [
+    Decision::Approved,
+    Decision::Denied,
+    Decision::Expired,
+    Decision::Cancelled,
+];
+const OUTCOMES: [Outcome; 8] = [
     Outcome::Ok,
     Outcome::Error,
     Outcome::Timeout,
     Outcome::Cancelled,
+    Outcome::Denied,
     Outcome::Unknown,
     Outcome::Fallback,
     Outcome::Cached,
@@ -415,10 +482,11 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        ChildStarted, Event, Failure, FinishReason, LlmResponse, Parent, RequestedCall,
-        SessionCreated, Spent, ToolCall, ToolResult, Usage, UserInput,
+        ApprovalDecision, ApprovalRequest, ChildStarted, Event, Failure, FinishReason, LlmResponse,
+        Parent, RequestedCall, SessionCreated, Spent, ToolCall, ToolResult, Usage, UserInput,
     };
     use crate::id::CallId;
+    use crate::store::Asked;
     use crate::store::engine::Write;
     use crate::store::key;
     use crate::store::record::{self, Meta};
@@ -462,6 +530,7 @@ mod tests {
             tool: "calc".to_owned(),
             arguments: r#"{"expression":"1+1"}"#.to_owned(),
             effect: EffectClass::AtMostOnce,
+            needs_approval: false,
         }
     }
 
@@ -475,6 +544,20 @@ mod tests {
                 by: Some("ann".to_owned()),
             },
             Fact::SessionClosed { by: None },
+            Fact::ApprovalRequested(ApprovalRequest {
+                of: Seq::new(6),
+                question: Question::RunAgain,
+                digest: "9f86d081".to_owned(),
+                identity: "5ab1".to_owned(),
+                reason: "the daemon was restarted".to_owned(),
+                expires_at: Some(Timestamp(1_700_000_060_000)),
+            }),
+            Fact::ApprovalDecided(ApprovalDecision {
+                of: Seq::new(6),
+                decision: Decision::Denied,
+                by: Some("ann".to_owned()),
+                reason: Some("it was paid".to_owned()),
+            }),
         ]);
         facts
     }
@@ -492,7 +575,11 @@ mod tests {
                 spent: None,
             })
         };
-        vec![result(Outcome::Fallback), result(Outcome::Cached)]
+        vec![
+            result(Outcome::Fallback),
+            result(Outcome::Cached),
+            result(Outcome::Denied),
+        ]
     }
 
     /// Fields that were added to kinds that were there, and kinds that were added; each with the
@@ -614,7 +701,23 @@ mod tests {
             usage: USAGE,
             cost_usd: 0.0125,
             title: "What is 1+1?".to_owned(),
+            asked: Vec::new(),
             parent: None,
+        }
+    }
+
+    /// A session that waits for a person.
+    fn waiting() -> Summary {
+        Summary {
+            status: Status::Waiting,
+            asked: vec![Asked {
+                of: Seq::new(6),
+                tool: "pay".to_owned(),
+                question: Question::Run,
+                digest: "9f86d081".to_owned(),
+                expires_at: None,
+            }],
+            ..summary()
         }
     }
 
@@ -667,6 +770,9 @@ mod tests {
         records.push(("record_summary".to_owned(), key.clone(), value));
         let value = record::encode_summary(&key, &summary_of_a_child()).unwrap();
         records.push(("record_summary_child".to_owned(), key, value));
+        let key = key::summary(SESSION);
+        let value = record::encode_summary(&key, &waiting()).unwrap();
+        records.push(("record_summary_waiting".to_owned(), key, value));
         let key = key::unfinished(SESSION);
         let value = record::encode_recoveries(&key, 2);
         records.push(("record_recoveries".to_owned(), key, value));
@@ -751,6 +857,8 @@ mod tests {
         let (key, value) = witness("record_summary_child");
         let child = record::decode_summary(&key, &value);
         assert_eq!(child, Ok(summary_of_a_child()));
+        let (key, value) = witness("record_summary_waiting");
+        assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_recoveries");
         assert_eq!(record::decode_recoveries(&key, &value), Ok(2));
         let (key, value) = witness("record_quarantine");
@@ -771,6 +879,14 @@ mod tests {
         }
         for outcome in OUTCOMES {
             assert_eq!(named(outcome.name(), &OUTCOMES, |o| o.name()), Ok(outcome));
+        }
+        for question in QUESTIONS {
+            let found = named(question.name(), &QUESTIONS, |q| q.name());
+            assert_eq!(found, Ok(question));
+        }
+        for decision in DECISIONS {
+            let found = named(decision.name(), &DECISIONS, |d| d.name());
+            assert_eq!(found, Ok(decision));
         }
         for class in FAILURES {
             assert_eq!(named(class.name(), &FAILURES, |c| c.name()), Ok(class));

@@ -10,6 +10,7 @@
 
 mod commit;
 mod committer;
+mod copy;
 mod disk;
 mod engine;
 mod key;
@@ -23,6 +24,7 @@ mod writer;
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,10 +32,11 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::event::{Event, Fact, Timestamp, Usage};
+use crate::event::{Event, Fact, Question, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
 
 pub use committer::Committer;
+pub use copy::{Copied, CopyError, Damaged, compact, restore};
 pub use memory::{FailPoint, MemoryEngine, MemoryStore};
 pub use record::MAX_EVENT_BYTES;
 pub use sled_engine::{OpenError, SledEngine, SledStore};
@@ -95,6 +98,23 @@ pub struct Summary {
     pub title: String,
     /// The session that began it, if one did.
     pub parent: Option<SessionId>,
+    /// Tool calls that wait for a person; the first few of them.
+    pub asked: Vec<Asked>,
+}
+
+/// A tool call that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its intent.
+    pub of: Seq,
+    /// The tool's name.
+    pub tool: String,
+    /// What is asked.
+    pub question: Question,
+    /// Binds the answer to the tool and its arguments.
+    pub digest: String,
+    /// Until when an answer counts; `None` for ever.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Where a session stands, as far as its log tells.
@@ -105,6 +125,8 @@ pub enum Status {
     Idle,
     /// A turn is unfinished, or an input waits. Such sessions are resumed at start.
     Unfinished,
+    /// A turn is unfinished, and only people's answers are missing. Not resumed at start.
+    Waiting,
     /// It kept failing and was set aside.
     Quarantined,
     /// It takes no more input.
@@ -118,6 +140,7 @@ impl Status {
         match self {
             Self::Idle => "idle",
             Self::Unfinished => "unfinished",
+            Self::Waiting => "waiting",
             Self::Quarantined => "quarantined",
             Self::Closed => "closed",
         }
@@ -302,6 +325,10 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// Sessions whose status is [`Status::Unfinished`], without reading any finished one.
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
 
+    /// Sessions whose status is [`Status::Waiting`], in the order of ids, without reading any
+    /// finished one.
+    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
+
     /// Counts one more recovery for each, durably, and gives the new counts. Call it before the
     /// session is replayed.
     fn count_recoveries(
@@ -325,6 +352,11 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// Removes the session's log and summary. Durable when it resolves.
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Copies every session, as it is durable when it is come to, into a new store in the directory
+    /// `into`, which must be empty or not exist. Durable and checked when it resolves. Appends go
+    /// on meanwhile. Cancellation: the copy is finished all the same.
+    fn backup(&self, into: PathBuf, now: Timestamp) -> BoxFuture<'_, Result<Copied, CopyError>>;
 
     /// Resolves once, with the reason, when the store can no longer be trusted.
     fn poisoned(&self) -> BoxFuture<'static, String>;

@@ -10,7 +10,7 @@ use crate::store::commit::{Shared, corrupt, missing_summary};
 use crate::store::engine::{Engine, EngineError, Walk};
 use crate::store::key::Key;
 use crate::store::record::{self, Damage};
-use crate::store::{PageLimit, StoreError, Stored, Summary, Unfinished, key};
+use crate::store::{PageLimit, Status, StoreError, Stored, Summary, Unfinished, key};
 
 /// A page of events after `after`.
 pub(super) fn events<E: Engine>(
@@ -245,8 +245,31 @@ fn listed<E: Engine>(
     }
 }
 
-/// The unfinished sessions. A count that cannot be read is the greatest there is.
+/// The unfinished sessions, those not counted that wait for a person. A count that cannot be read
+/// is the greatest there is.
 pub(super) fn unfinished<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished>, StoreError> {
+    let mut found = owing(shared)?;
+    // One whose summary cannot be read is told of when it is resumed.
+    found.retain(
+        |it| !matches!(summary(shared, it.session), Ok(Some(it)) if it.status == Status::Waiting),
+    );
+    Ok(found)
+}
+
+/// The sessions that wait for a person.
+pub(super) fn waiting<E: Engine>(
+    shared: &Shared<E>,
+) -> Result<Vec<(SessionId, Summary)>, StoreError> {
+    let found = owing(shared)?.into_iter().filter_map(|it| {
+        let summary = summary(shared, it.session).ok()??;
+        let waits = summary.status == Status::Waiting;
+        waits.then(|| (it.session, Summary::clone(&summary)))
+    });
+    Ok(found.collect())
+}
+
+/// Every session with an unfinished turn or a waiting input.
+fn owing<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished>, StoreError> {
     let (first, last) = key::all_unfinished();
     let mut found = Vec::new();
     let scanned = shared.engine.scan((&first, &last), &mut |key, value| {

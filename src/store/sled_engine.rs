@@ -13,6 +13,7 @@
 
 mod mark;
 mod open;
+mod swap;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sled::{Db, IVec};
 
 use crate::clock::Clock;
+use crate::event::Timestamp;
 use crate::settings::StoreSettings;
 use crate::store::committer::Committer;
 use crate::store::engine::{Bounds, Engine, EngineError, Visit, Walk, Write};
@@ -31,6 +33,7 @@ use crate::store::{key, record};
 use mark::Mark;
 
 pub use open::OpenError;
+pub(super) use swap::{Seen, swap};
 
 /// The store on disk.
 pub type SledStore = Committer<SledEngine>;
@@ -72,6 +75,11 @@ struct Files {
 }
 
 impl SledEngine {
+    /// Batches applied in the life of the store.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
     fn db(&self) -> Result<Db, EngineError> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let files = files.as_ref().ok_or(EngineError::Closed)?;
@@ -185,6 +193,17 @@ fn visit_all(
 )]
 fn failed(error: sled::Error) -> EngineError {
     EngineError::Failed(error.to_string())
+}
+
+/// Makes a new store, or opens the one that is there; counts its batches on from `commits`.
+pub(super) fn create(
+    settings: &StoreSettings,
+    now: Timestamp,
+    commits: u64,
+) -> Result<SledEngine, OpenError> {
+    let engine = open::open(settings, now)?;
+    engine.commits.fetch_max(commits, Ordering::AcqRel);
+    Ok(engine)
 }
 
 /// Opens the store in `dir` for a check.

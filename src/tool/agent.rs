@@ -123,6 +123,10 @@ impl Tool for AgentTool {
         "agent"
     }
 
+    fn identity(&self) -> String {
+        self.agent.clone()
+    }
+
     fn agent(&self) -> Option<&str> {
         Some(&self.agent)
     }

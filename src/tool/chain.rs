@@ -107,6 +107,10 @@ impl Tool for Chain {
         alone()
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.steps)
+    }
+
     fn members(&self) -> Vec<String> {
         self.steps.iter().map(|step| step.tool.clone()).collect()
     }

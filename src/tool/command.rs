@@ -40,6 +40,10 @@ impl Tool for CommandTool {
         "command"
     }
 
+    fn identity(&self) -> String {
+        format!("{:?} in {:?}", self.program.argv, self.program.workdir)
+    }
+
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>> {
         let program = Arc::clone(&self.program);
         async move {

@@ -34,6 +34,11 @@ pub fn care(settings: &ToolSettings) -> Care {
             entries: settings.cache_entries,
         }),
         max_at_once: settings.max_at_once,
+        approval: settings.approval,
+        expires_after: Some(settings.approval_expires_ms)
+            .filter(|wait| *wait > 0)
+            .map(Duration::from_millis),
+        on_unknown: settings.on_unknown,
     }
 }
 

@@ -17,8 +17,10 @@ use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
 use crate::event::{EffectClass, Outcome};
 use crate::metric;
+use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
 use crate::tool::{Invocation, Tool, ToolError, Toolbox};
+use crate::turn::ToolRule;
 
 /// How a tool is treated by its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,12 @@ pub struct Care {
     /// So many runs at once in the whole company; the next one waits. One that may wait for an
     /// agent is refused instead: the agent may need the same place.
     pub max_at_once: Option<usize>,
+    /// When a person is asked before a session's call of it runs.
+    pub approval: ApprovalMode,
+    /// A question to a person waits so long for its answer; `None` for ever.
+    pub expires_after: Option<Duration>,
+    /// What is done about a call that may not run twice and whose outcome is unknown.
+    pub on_unknown: OnUnknown,
 }
 
 /// What stands in for a tool that is not called for now, or that gave no good answer.
@@ -75,7 +83,7 @@ pub struct BreakerInfo {
 pub struct Host {
     name: String,
     tool: Arc<dyn Tool>,
-    effect: EffectClass,
+    rule: ToolRule,
     waits: Waits,
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
@@ -105,11 +113,10 @@ pub(super) enum Tried {
 }
 
 impl Host {
-    /// A host for this tool: what a crash in the middle of a call means and for whom it may wait,
-    /// everything counted that the call may call in turn.
+    /// A host for this tool; `rule` and `waits` count everything that a call of it may call in turn.
     pub(super) fn new(
         tool: Arc<dyn Tool>,
-        (effect, waits): (EffectClass, Waits),
+        (rule, waits): (ToolRule, Waits),
         care: Care,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -124,7 +131,7 @@ impl Host {
             places: places.map(|places| Arc::new(Semaphore::new(places.clamp(1, MAX_PLACES)))),
             fallback: care.fallback,
             name,
-            effect,
+            rule,
             waits,
             tool,
             clock,
@@ -140,7 +147,13 @@ impl Host {
     /// What a crash in the middle of a call means, everything counted that it calls in turn.
     #[must_use]
     pub const fn effect(&self) -> EffectClass {
-        self.effect
+        self.rule.effect
+    }
+
+    /// What sessions have to know of it, everything counted that it calls in turn.
+    #[must_use]
+    pub const fn rule(&self) -> &ToolRule {
+        &self.rule
     }
 
     /// Whether a call may wait for the session of an agent.

@@ -178,6 +178,11 @@ impl HttpTool {
 }
 
 impl Tool for HttpTool {
+    fn identity(&self) -> String {
+        // Secrets do not show.
+        format!("{:?}", self.request)
+    }
+
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }

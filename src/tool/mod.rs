@@ -15,6 +15,7 @@ pub mod host;
 pub mod http;
 pub mod parallel;
 mod process;
+mod rule;
 pub mod shim;
 pub mod template;
 mod toolbox;
@@ -155,6 +156,17 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// [`ToolError::Failed`] and [`ToolError::Refused`] are answers; [`ToolError::Died`] is not, and
     /// may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
+
+    /// Whether a call may change something outside, for `approval = "destructive"`.
+    fn is_destructive(&self) -> bool {
+        self.spec().effect != EffectClass::Pure
+    }
+
+    /// Changes when the tool is set up to do something else, so that an approval of a call does not
+    /// survive that. What its definition says counts anyway.
+    fn identity(&self) -> String {
+        String::new()
+    }
 
     /// The agent whose session a call begins, if it begins one.
     fn agent(&self) -> Option<&str> {

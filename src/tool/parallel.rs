@@ -60,6 +60,10 @@ impl Tool for Parallel {
         alone()
     }
 
+    fn identity(&self) -> String {
+        format!("{:?}", self.steps)
+    }
+
     fn members(&self) -> Vec<String> {
         let names = self.steps.iter().map(Step::tool);
         names.map(str::to_owned).collect()

@@ -1,7 +1,7 @@
 //! All tools of a company, each with its host. Everybody who calls a tool calls it here: the
 //! sessions' tool workers, calls from outside a session, and tools made of other tools.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use crate::event::{EffectClass, Outcome};
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
 use crate::tool::agent::Agents;
-use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried, Waits};
+use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
+use crate::tool::rule::{Cared, rule, waits};
 use crate::tool::{Invocation, OutputSink, Tool};
 
 /// The tools of a company, by name. Cheap to clone.
@@ -75,7 +76,7 @@ impl Toolbox {
         tools: impl IntoIterator<Item = (Arc<dyn Tool>, Care)>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ToolboxError> {
-        let tools: BTreeMap<String, _> = tools
+        let tools: Cared = tools
             .into_iter()
             .map(|(tool, care)| (tool.spec().definition.name.clone(), (tool, care)))
             .collect();
@@ -84,28 +85,20 @@ impl Toolbox {
             .map(|(name, (tool, care))| (name.clone(), leads_to(tool.as_ref(), care)))
             .collect();
         check_ways(&ways)?;
-        let own: BTreeMap<_, _> = tools
-            .iter()
-            .map(|(name, (tool, _))| (name.clone(), tool.spec().effect))
-            .collect();
-        let with_agent: BTreeSet<_> = tools
-            .iter()
-            .filter(|(_, (tool, _))| tool.agent().is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
         let mut hosts = Hosts::new();
-        for (name, (tool, care)) in tools {
-            let effect = weakest(&name, &own, &ways);
-            if care.cache.is_some() && effect != EffectClass::Pure {
-                return Err(ToolboxError::CacheOfEffects(name));
+        for (name, (tool, care)) in &tools {
+            let rule = rule(name, &tools, &ways);
+            if care.cache.is_some() && rule.effect != EffectClass::Pure {
+                return Err(ToolboxError::CacheOfEffects(name.clone()));
             }
-            let waits = if leads_into(&name, &with_agent, &ways) {
-                Waits::ForAgents
-            } else {
-                Waits::ForNobody
-            };
-            let host = Host::new(tool, (effect, waits), care, Arc::clone(clock));
-            hosts.insert(name, Arc::new(host));
+            let waits = waits(name, &tools, &ways);
+            let host = Host::new(
+                Arc::clone(tool),
+                (rule, waits),
+                care.clone(),
+                Arc::clone(clock),
+            );
+            hosts.insert(name.clone(), Arc::new(host));
         }
         let all = Arc::new(hosts);
         Ok(Self {
@@ -303,20 +296,4 @@ fn check_ways(ways: &Ways) -> Result<(), ToolboxError> {
         }
     }
     cycle(ways).map_or(Ok(()), |names| Err(ToolboxError::Cycle(names.join(" → "))))
-}
-
-/// Whether a call of this one may lead to one of those. The ways have no cycle.
-fn leads_into(name: &str, those: &BTreeSet<String>, ways: &Ways) -> bool {
-    let mut others = ways.get(name).into_iter().flatten();
-    those.contains(name) || others.any(|other| leads_into(other, those, ways))
-}
-
-/// The weakest promise among a tool and all that it may lead to. The ways have no cycle.
-fn weakest(name: &str, own: &BTreeMap<String, EffectClass>, ways: &Ways) -> EffectClass {
-    let others = ways.get(name).into_iter().flatten();
-    others
-        .map(|other| weakest(other, own, ways))
-        .chain(own.get(name).copied())
-        .max()
-        .unwrap_or_default()
 }

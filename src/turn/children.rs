@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::State;
-use super::decide::{Refusal, Rules};
+use super::{Refusal, Rules, State};
 use crate::event::{ChildStarted, Fact, UserInput};
 use crate::id::{Seq, SessionId, TurnId};
 

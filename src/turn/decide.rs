@@ -3,14 +3,13 @@
 //! An input gives its own facts; then follow those that need nothing more from outside (the end of
 //! a turn, the intents of the tool calls that an answer asks for), until something is owed.
 
-use std::sync::Arc;
-
 use super::{
-    ChildLimits, ModelFailure, OpenCall, Owed, Phase, Slot, Stage, State, ToolDeath, Turn,
+    ModelFailure, OpenCall, Owed, Phase, Rules, Slot, Stage, State, ToolDeath, Turn, Verdict,
+    approval, outcome,
 };
 use crate::event::{
-    ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome,
-    SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
+    ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, SessionCreated,
+    Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
 };
 use crate::id::Seq;
 
@@ -20,23 +19,6 @@ pub(super) const CANCELLED: &str = "cancelled";
 const INTERRUPTED: &str = "interrupted";
 /// Code of a turn with too many steps.
 const TOO_MANY_STEPS: &str = "too_many_steps";
-
-/// What the core has to know of the settings.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// The model's name, for the intent.
-    pub model: String,
-    /// A turn fails after so many steps.
-    pub max_steps: u32,
-    /// A step fails after so many tries, counted over restarts.
-    pub max_attempts: u32,
-    /// Inputs that may wait in one session.
-    pub queued_inputs: usize,
-    /// What a crash in a call of each tool means. A tool that is not here does nothing.
-    pub effects: Arc<std::collections::BTreeMap<String, EffectClass>>,
-    /// How many sessions it may begin.
-    pub children: ChildLimits,
-}
 
 /// Something that reached the session from outside.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +39,10 @@ pub enum Input {
     ToolDone(ToolResult),
     /// A run of the tool ended without an outcome.
     ToolDied(ToolDeath),
+    /// A person answers a question about a tool call.
+    Rule(Verdict),
+    /// Questions may have expired.
+    Due,
     /// A tool call wants a session of its own.
     StartChild {
         /// Which call, and what session.
@@ -111,6 +97,20 @@ pub enum Refusal {
     /// Nothing runs that could be cancelled.
     #[error("no turn is running")]
     NothingRuns,
+    /// No tool call waits for a person.
+    #[error("no tool call{} waits for an answer; it may have been answered already, `impresario log` shows by whom", .0.map(|of| format!(" {of}")).unwrap_or_default())]
+    NothingAsked(Option<Seq>),
+    /// More than one tool call waits for a person.
+    #[error("several tool calls wait for an answer: {0}; say which")]
+    SeveralAsked(String),
+    /// The answer is about something else than was asked.
+    #[error("the answer is not about what call {0} asks now: the digests differ; look at it again")]
+    OtherCall(Seq),
+    /// The tool is not what it was when the question was asked.
+    #[error(
+        "the tool '{0}' was set up anew since this was asked, so that the call cannot be approved any more; deny it, and the model can ask again"
+    )]
+    ToolChanged(String),
     /// An outcome of something that is not open any more.
     #[error("the outcome of {0} is not owed")]
     Stale(Seq),
@@ -140,12 +140,17 @@ impl State {
     /// # Errors
     /// [`Refusal`] when the input does not fit.
     pub fn decide(&self, input: Input, at: Timestamp, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
-        let facts = self.first_facts(input, rules)?;
+        let facts = self.first_facts(input, at, rules)?;
         Ok(self.with_consequences(facts, at, rules))
     }
 
     /// The facts of the input itself.
-    fn first_facts(&self, input: Input, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
+    fn first_facts(
+        &self,
+        input: Input,
+        at: Timestamp,
+        rules: &Rules,
+    ) -> Result<Vec<Fact>, Refusal> {
         match input {
             Input::Create(created) if self.head == Seq::START => {
                 Ok(vec![Fact::SessionCreated(created)])
@@ -159,15 +164,15 @@ impl State {
             }
             Input::Answered(response) => Err(Refusal::Stale(response.of)),
             Input::ModelFailed(failure) => self.fail_model(failure, rules),
-            Input::ToolDone(result) if self.open_call(result.of).is_some() => {
-                Ok(vec![Fact::ToolResult(result)])
-            }
+            Input::ToolDone(result) if self.runs(result.of) => Ok(vec![Fact::ToolResult(result)]),
             Input::ToolDone(result) => Err(Refusal::Stale(result.of)),
-            Input::ToolDied(death) => self.tool_died(&death),
+            Input::ToolDied(death) => self.tool_died(&death, at, rules),
+            Input::Rule(verdict) => self.rule(verdict, rules),
+            Input::Due => self.expire(at),
             Input::StartChild { child, over } => self.start_child(child, over, rules),
             Input::Cancel => self.cancel(),
             Input::Recall => self.recall(),
-            Input::Recover { reason } => self.recover(&reason, rules),
+            Input::Recover { reason } => self.recover(&reason, at, rules),
             Input::Quarantine { .. } if self.quarantined => Err(Refusal::NoChange),
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
             Input::Release { by } if self.quarantined => Ok(vec![Fact::Released { by }]),
@@ -191,7 +196,7 @@ impl State {
                 ahead.evolve(&event);
             }
             taken = facts.len();
-            facts.extend(ahead.consequences(rules));
+            facts.extend(ahead.consequences(at, rules));
             if facts.len() == taken {
                 return facts;
             }
@@ -199,7 +204,7 @@ impl State {
     }
 
     /// What follows from the state alone.
-    fn consequences(&self, rules: &Rules) -> Vec<Fact> {
+    fn consequences(&self, at: Timestamp, rules: &Rules) -> Vec<Fact> {
         if self.quarantined {
             return Vec::new();
         }
@@ -211,8 +216,13 @@ impl State {
             Phase::Ask { attempt } => vec![ask(turn, *attempt, rules)],
             Phase::Tools(slots) => slots
                 .iter()
-                .filter(|slot| slot.stage == Stage::Asked)
-                .map(|slot| self.intent(slot, rules))
+                .filter_map(|slot| match &slot.stage {
+                    Stage::Asked => Some(self.intent(slot, rules)),
+                    Stage::Open(open) => {
+                        outcome::refused(open).or_else(|| approval::ask_first(open, at, rules))
+                    }
+                    Stage::Done => None,
+                })
                 .collect(),
             Phase::Ending(status) => vec![self.turn_finished(*status)],
             Phase::Backoff { .. } | Phase::Asking { .. } => Vec::new(),
@@ -287,13 +297,24 @@ impl State {
         })])
     }
 
-    fn tool_died(&self, death: &ToolDeath) -> Result<Vec<Fact>, Refusal> {
-        let open = self.open_call(death.of).ok_or(Refusal::Stale(death.of))?;
+    /// Whether a run of this call is owed.
+    fn runs(&self, of: Seq) -> bool {
+        self.open_call(of).is_some_and(OpenCall::may_run)
+    }
+
+    fn tool_died(
+        &self,
+        death: &ToolDeath,
+        at: Timestamp,
+        rules: &Rules,
+    ) -> Result<Vec<Fact>, Refusal> {
+        let open = self.open_call(death.of).filter(|open| open.may_run());
+        let open = open.ok_or(Refusal::Stale(death.of))?;
         Ok(vec![
             if death.allowed_again && open.effect.may_run_again() {
-                restarted(open, &death.reason)
+                outcome::restarted(open, &death.reason)
             } else {
-                ended_without_outcome(open, death)
+                outcome::died(open, death, at, rules)
             },
         ])
     }
@@ -302,7 +323,7 @@ impl State {
         let Some(turn) = &self.turn else {
             return self.cancel_waiting();
         };
-        let mut facts: Vec<Fact> = self.open_calls().map(cancelled_call).collect();
+        let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cancelled).collect();
         if let Phase::Asking { of, .. } = turn.phase {
             facts.push(Fact::Error(Failure {
                 class: FailureClass::Model,
@@ -334,17 +355,18 @@ impl State {
         ])
     }
 
-    fn recover(&self, reason: &str, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
+    fn recover(&self, reason: &str, at: Timestamp, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
         if self.quarantined {
             return Err(Refusal::Quarantined);
         }
         let mut facts: Vec<Fact> = self
             .open_calls()
+            .filter(|open| open.may_run())
             .map(|open| {
                 if open.effect.may_run_again() {
-                    restarted(open, reason)
+                    outcome::restarted(open, reason)
                 } else {
-                    unknown_call(open, reason)
+                    outcome::unknown(open, reason, at, rules)
                 }
             })
             .collect();
@@ -360,7 +382,7 @@ impl State {
             facts.extend(again.then(|| ask(turn, attempt.saturating_add(1), rules)));
         }
         // A log that was cut between two facts of one write may end before a consequence.
-        if facts.is_empty() && self.consequences(rules).is_empty() {
+        if facts.is_empty() && self.consequences(at, rules).is_empty() {
             return Err(Refusal::NoChange);
         }
         Ok(facts)
@@ -371,17 +393,15 @@ impl State {
             .turn
             .as_ref()
             .map_or_else(Default::default, |turn| (turn.id, turn.step));
+        let rule = rules.tools.get(&slot.call.tool);
         Fact::ToolCall(ToolCall {
             turn,
             step,
             call_id: slot.call.id.clone(),
             tool: slot.call.tool.clone(),
             arguments: slot.call.arguments.clone(),
-            effect: rules
-                .effects
-                .get(&slot.call.tool)
-                .copied()
-                .unwrap_or(EffectClass::Pure),
+            effect: rule.map_or(EffectClass::Pure, |rule| rule.effect),
+            needs_approval: rule.is_some_and(|rule| rule.asks.is_some()),
         })
     }
 
@@ -417,58 +437,5 @@ fn too_many_steps(rules: &Rules) -> Fact {
         ),
         of: None,
         retry_in_ms: None,
-    })
-}
-
-fn restarted(open: &OpenCall, reason: &str) -> Fact {
-    Fact::WorkerRestarted {
-        of: open.of,
-        attempt: open.attempt.saturating_add(1),
-        reason: reason.to_owned(),
-    }
-}
-
-fn cancelled_call(open: &OpenCall) -> Fact {
-    let content = "cancelled before it ended".to_owned();
-    result(open, Outcome::Cancelled, content)
-}
-
-fn unknown_call(open: &OpenCall, reason: &str) -> Fact {
-    result(open, Outcome::Unknown, unknown_text(reason))
-}
-
-fn ended_without_outcome(open: &OpenCall, death: &ToolDeath) -> Fact {
-    let (outcome, content) = if open.effect.may_run_again() {
-        (death.outcome, death.reason.clone())
-    } else {
-        (Outcome::Unknown, unknown_text(&death.reason))
-    };
-    Fact::ToolResult(ToolResult {
-        of: open.of,
-        outcome,
-        content,
-        attempts: open.attempt,
-        duration_ms: death.duration_ms,
-        sandbox: death.sandbox,
-        spent: death.spent,
-    })
-}
-
-fn unknown_text(reason: &str) -> String {
-    format!(
-        "outcome unknown ({reason}): the call may or may not have taken effect, and it is not run \
-         again by itself; find out before you repeat it"
-    )
-}
-
-fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
-    Fact::ToolResult(ToolResult {
-        of: open.of,
-        outcome,
-        content,
-        attempts: open.attempt,
-        duration_ms: 0,
-        sandbox: None,
-        spent: None,
     })
 }

@@ -14,21 +14,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    EffectClass, Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp,
-    ToolResult, TurnStatus, Usage, UserInput,
+    Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp, ToolResult,
+    TurnStatus, Usage, UserInput,
 };
 use crate::id::{Seq, TurnId};
 
+mod approval;
+mod call;
 mod children;
 mod death;
 mod decide;
 mod keys;
+mod outcome;
+mod rules;
 
+pub use approval::{Ruling, Verdict};
+pub use call::{Consent, OpenCall};
 pub use children::{Child, ChildLimits};
 use children::{Children, Errand};
 pub use death::{ModelFailure, ToolDeath};
-pub use decide::{Input, Refusal, Rules};
+pub use decide::{Input, Refusal};
 use keys::Keys;
+pub use rules::{Rules, ToolRule};
 
 /// Where a session stands after some event.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -94,25 +101,6 @@ enum Stage {
     Done,
 }
 
-/// A tool call whose outcome is owed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenCall {
-    /// Its intent.
-    pub of: Seq,
-    /// The tool's name.
-    pub tool: String,
-    /// The arguments, JSON text.
-    pub arguments: String,
-    /// What a crash means.
-    pub effect: EffectClass,
-    /// Which run is owed; the first is 1.
-    pub attempt: u32,
-    /// The event that asks for this run: the intent, or the restart.
-    pub owed_by: Seq,
-    /// When the intent was recorded.
-    pub since: Timestamp,
-}
-
 /// Work that has to be going on in the present state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owed {
@@ -127,6 +115,13 @@ pub enum Owed {
     },
     /// A tool call.
     Tool(OpenCall),
+    /// A person's answer about a tool call; at the end of its time, [`Input::Due`].
+    Approval {
+        /// The call's intent.
+        of: Seq,
+        /// The wall clock's time; `None` for no end.
+        until: Option<Timestamp>,
+    },
     /// Nothing until then; then [`Input::RetryDue`].
     Wait {
         /// The wall clock's time.
@@ -162,6 +157,16 @@ impl State {
             Fact::ToolCall(call) => self.call_opened(event, call),
             Fact::ToolResult(result) => self.call_done(result),
             Fact::ChildStarted(child) => self.children.began(child),
+            Fact::ApprovalRequested(request) => {
+                if let Some(open) = self.open_call_mut(request.of) {
+                    open.consent = Consent::Asked(request.clone());
+                }
+            }
+            Fact::ApprovalDecided(decision) => {
+                if let Some(open) = self.open_call_mut(decision.of) {
+                    open.take_decision(event.seq, decision);
+                }
+            }
             Fact::Error(failure) => self.model_failed(event.at, failure),
             Fact::WorkerRestarted { of, attempt, .. } => {
                 if let Some(open) = self.open_call_mut(*of) {
@@ -194,7 +199,7 @@ impl State {
                 of: *of,
                 attempt: *attempt,
             }],
-            Phase::Tools(_) => self.open_calls().cloned().map(Owed::Tool).collect(),
+            Phase::Tools(_) => self.open_calls().filter_map(owed_of_call).collect(),
             Phase::Backoff { until, .. } => vec![Owed::Wait { until: *until }],
             Phase::Ask { .. } | Phase::Ending(_) => Vec::new(),
         }
@@ -272,6 +277,13 @@ impl State {
         self.turn.is_some() || !self.waiting.is_empty()
     }
 
+    /// Whether a turn is unfinished, and nothing but people's answers is missing.
+    #[must_use]
+    pub fn waits_for_people(&self) -> bool {
+        let owed = self.owed();
+        !owed.is_empty() && owed.iter().all(|it| matches!(it, Owed::Approval { .. }))
+    }
+
     /// The call with this intent, if its outcome is owed.
     #[must_use]
     pub fn open_call(&self, of: Seq) -> Option<&OpenCall> {
@@ -346,6 +358,11 @@ impl State {
                 attempt: 1,
                 owed_by: event.seq,
                 since: event.at,
+                consent: if call.needs_approval {
+                    Consent::Needed
+                } else {
+                    Consent::Given
+                },
             });
         }
     }
@@ -421,6 +438,17 @@ impl State {
                 Stage::Open(open) if open.of == of => Some(open),
                 Stage::Open(_) | Stage::Asked | Stage::Done => None,
             })
+    }
+}
+
+fn owed_of_call(open: &OpenCall) -> Option<Owed> {
+    match &open.consent {
+        Consent::Given => Some(Owed::Tool(open.clone())),
+        Consent::Asked(asked) => Some(Owed::Approval {
+            of: open.of,
+            until: asked.expires_at,
+        }),
+        Consent::Needed | Consent::Refused(..) => None,
     }
 }
 

@@ -6,26 +6,40 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::context::Context;
-use crate::event::{ChildStarted, FinishReason, Outcome, Parent, Spent, ToolResult};
+use crate::event::{
+    ChildStarted, EffectClass, FinishReason, Outcome, Parent, Question, Spent, ToolResult,
+};
 use crate::id::{CallId, SessionId};
 use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
+use crate::settings::OnUnknown;
 
 fn rules() -> Rules {
-    let effects = [
-        ("look", EffectClass::Pure),
-        ("put", EffectClass::Idempotent),
-        ("pay", EffectClass::AtMostOnce),
+    let rule = |effect| ToolRule {
+        effect,
+        ..ToolRule::default()
+    };
+    let asks = ToolRule {
+        asks: Some("it always does".into()),
+        expires_after: Some(std::time::Duration::from_millis(20)),
+        on_unknown: OnUnknown::Ask,
+        ..rule(EffectClass::AtMostOnce)
+    };
+    let tools = [
+        ("look", rule(EffectClass::Pure)),
+        ("put", rule(EffectClass::Idempotent)),
+        ("pay", rule(EffectClass::AtMostOnce)),
+        ("sell", asks),
     ];
     Rules {
         model: "m".into(),
         max_steps: 4,
         max_attempts: 3,
         queued_inputs: 3,
-        effects: Arc::new(
-            effects
+        tools: Arc::new(
+            tools
                 .into_iter()
-                .map(|(name, effect)| (name.to_owned(), effect))
+                .map(|(name, rule)| (name.to_owned(), rule))
                 .collect::<BTreeMap<_, _>>(),
         ),
         children: ChildLimits {
@@ -94,6 +108,7 @@ impl World {
             Some(Owed::Model { of, .. }) => model_input(*of, dice),
             Some(Owed::Tool(open)) if dice.kind % 5 < 2 => child_input(open, dice),
             Some(Owed::Tool(open)) => tool_input(open, dice),
+            Some(Owed::Approval { of, .. }) => approval_input(*of, dice),
         };
         // A refusal leaves the world as it was.
         let before = self.state.clone();
@@ -112,12 +127,12 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
             retry_in_ms: (!dice.pick.is_multiple_of(3)).then_some(100),
         });
     }
-    let tools = ["look", "put", "pay", "nonsense"];
+    let tools = ["look", "put", "pay", "nonsense", "sell"];
     let calls = (0..dice.kind % 4)
         .map(|number| RequestedCall {
             // Ids come back in every step, as those of real models do.
             id: CallId(format!("call_{number}")),
-            tool: tools[usize::from(dice.pick.wrapping_add(number)) % 4].into(),
+            tool: tools[usize::from(dice.pick.wrapping_add(number)) % 5].into(),
             arguments: "{}".into(),
             signature: None,
         })
@@ -173,6 +188,23 @@ fn child_input(open: &OpenCall, dice: &Dice) -> Input {
         session: SessionId::from_u128(u128::from(dice.pick)),
     };
     Input::StartChild { child, over: 0 }
+}
+
+fn approval_input(of: Seq, dice: &Dice) -> Input {
+    if dice.kind.is_multiple_of(4) {
+        return Input::Due;
+    }
+    Input::Rule(Verdict {
+        of: Some(of),
+        digest: None,
+        ruling: if dice.kind % 4 == 3 {
+            Ruling::Deny
+        } else {
+            Ruling::Approve
+        },
+        by: Some("ann".into()),
+        reason: None,
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -233,10 +265,16 @@ proptest! {
             let mut world = World { state: before.clone(), log: whole.log[..cut].to_vec(), now: whole.now };
             let refused = world.give(Input::Recover { reason: "killed".into() }).is_err();
             for owed in before.owed() {
+                if let Owed::Approval { of, .. } = owed {
+                    prop_assert_eq!(world.state.open_call(of), before.open_call(of));
+                }
                 if let Owed::Tool(open) = owed {
                     let again = world.state.open_call(open.of);
                     if open.effect.may_run_again() {
                         prop_assert_eq!(again.map(|open| open.attempt), Some(open.attempt + 1));
+                    } else if open.tool == "sell" {
+                        let asked = again.and_then(OpenCall::asked).map(|asked| asked.question);
+                        prop_assert_eq!(asked, Some(Question::RunAgain));
                     } else {
                         prop_assert_eq!(again, None, "never run again");
                     }
@@ -265,6 +303,10 @@ proptest! {
                 }
                 Some(Owed::Tool(open)) => {
                     let input = tool_input(open, &Dice { kind: 1, pick: 0 });
+                    world.give(input).unwrap();
+                }
+                Some(Owed::Approval { of, .. }) => {
+                    let input = approval_input(*of, &Dice { kind: 1, pick: 0 });
                     world.give(input).unwrap();
                 }
             }

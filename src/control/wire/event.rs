@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control::wire::{ChildStarted, Parent, rfc3339};
+use crate::control::wire::{ApprovalDecided, ApprovalRequested, ChildStarted, Parent, rfc3339};
 use crate::event::{self, Fact};
 use crate::id::{Seq, SessionId};
 
@@ -139,6 +139,9 @@ pub struct ToolCall {
     pub effect: String,
     /// `<session>:<seq>`: the same for every run of the call.
     pub idempotency_key: String,
+    /// It does not run before a person has allowed it; an `approval_requested` follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_approval: bool,
 }
 
 /// `tool_result`.
@@ -146,7 +149,7 @@ pub struct ToolCall {
 pub struct ToolResult {
     /// The `tool_call` whose outcome this is.
     pub of: u64,
-    /// `ok`, `error`, `timeout`, `cancelled`, `unknown`, `fallback` (something else answered in the
+    /// `ok`, `error`, `timeout`, `cancelled`, `denied`, `unknown`, `fallback` (something else answered in the
     /// tool's stead), `cached` (an earlier answer to the same arguments).
     pub outcome: String,
     /// What the model gets to read.
@@ -289,6 +292,8 @@ fn data(fact: &Fact, id: &str) -> Value {
         Fact::ToolCall(it) => value(tool_call(it, id)),
         Fact::ToolResult(it) => value(ToolResult::from(it)),
         Fact::ChildStarted(it) => value(ChildStarted::from(it)),
+        Fact::ApprovalRequested(it) => value(ApprovalRequested::from(it)),
+        Fact::ApprovalDecided(it) => value(ApprovalDecided::from(it)),
         Fact::Error(it) => value(Problem::from(it)),
         Fact::WorkerRestarted {
             of,
@@ -326,6 +331,7 @@ fn tool_call(call: &event::ToolCall, id: &str) -> ToolCall {
         arguments: call.arguments.clone(),
         effect: call.effect.name().to_owned(),
         idempotency_key: id.to_owned(),
+        needs_approval: call.needs_approval,
     }
 }
 
@@ -407,6 +413,7 @@ mod tests {
                 tool: "calc".into(),
                 arguments: "{}".into(),
                 effect: EffectClass::Pure,
+                needs_approval: false,
             }),
         };
         let session = SessionId::from_u128(1);

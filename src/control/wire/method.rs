@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::wire::{Event, Session};
+use crate::control::wire::Event;
 
 /// Every method of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Method {
     DaemonShutdown,
     /// Nothing → [`Done`].
     DaemonDrain,
-    /// [`CreateSession`] → [`Session`].
+    /// [`CreateSession`] → [`Session`](crate::control::wire::Session).
     SessionCreate,
     /// [`SendInput`] → [`Sent`].
     SessionSend,
@@ -27,20 +27,26 @@ pub enum Method {
     SessionSubscribe,
     /// [`Unsubscribe`] → [`Done`].
     SessionUnsubscribe,
-    /// [`OneSession`] → [`Session`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Session`](crate::control::wire::Session).
     SessionGet,
-    /// [`ListSessions`] → [`SessionList`].
+    /// [`ListSessions`](crate::control::wire::ListSessions) → [`SessionList`](crate::control::wire::SessionList).
     SessionList,
     /// [`EventsOf`] → [`EventPage`].
     SessionEvents,
-    /// [`OneSession`] → [`Cancelled`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Why`](crate::control::wire::Why).
+    SessionWhy,
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Cancelled`](crate::control::wire::Cancelled).
     SessionCancel,
-    /// [`SessionAct`] → [`Done`].
+    /// [`Approve`](crate::control::wire::Approve) → [`Done`].
+    SessionApprove,
+    /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionClose,
-    /// [`OneSession`] → [`Done`].
+    /// [`OneSession`](crate::control::wire::OneSession) → [`Done`].
     SessionDelete,
-    /// [`SessionAct`] → [`Done`].
+    /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,
+    /// [`Backup`](crate::control::wire::Backup) → [`BackupDone`](crate::control::wire::BackupDone).
+    StoreBackup,
     /// Nothing → [`ToolList`].
     ToolList,
     /// [`CallTool`] → [`ToolAnswer`].
@@ -55,7 +61,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -67,10 +73,13 @@ impl Method {
         Self::SessionGet,
         Self::SessionList,
         Self::SessionEvents,
+        Self::SessionWhy,
         Self::SessionCancel,
+        Self::SessionApprove,
         Self::SessionClose,
         Self::SessionDelete,
         Self::SessionRelease,
+        Self::StoreBackup,
         Self::ToolList,
         Self::ToolCall,
         Self::ToolReset,
@@ -93,10 +102,13 @@ impl Method {
             Self::SessionGet => "session.get",
             Self::SessionList => "session.list",
             Self::SessionEvents => "session.events",
+            Self::SessionWhy => "session.why",
             Self::SessionCancel => "session.cancel",
+            Self::SessionApprove => "session.approve",
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
             Self::SessionRelease => "session.release",
+            Self::StoreBackup => "store.backup",
             Self::ToolList => "tool.list",
             Self::ToolCall => "tool.call",
             Self::ToolReset => "tool.reset",
@@ -301,51 +313,6 @@ pub struct Unsubscribe {
     pub subscription: String,
 }
 
-/// Takes of methods about one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct OneSession {
-    /// Which session.
-    pub session: String,
-}
-
-/// Takes of methods that a person does to one session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct SessionAct {
-    /// Which session.
-    pub session: String,
-    /// Who does it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<String>,
-}
-
-/// What `session.cancel` gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Cancelled {
-    /// False when no turn was running.
-    pub cancelled: bool,
-}
-
-/// Takes of `session.list`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ListSessions {
-    /// Only sessions older than this one: `next` of the page before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<String>,
-    /// At most so many; 100 when left out, never more than 1000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-}
-
-/// What `session.list` gives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SessionList {
-    /// Newest first.
-    pub sessions: Vec<Session>,
-    /// `before` of the next page; none when this is the last one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
 /// Takes of `session.events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventsOf {
@@ -407,6 +374,9 @@ pub struct Tool {
     pub timeout_ms: u64,
     /// JSON Schema of its arguments.
     pub parameters: Value,
+    /// Why a person is asked before a session's call runs; none when nobody is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
     /// Its circuit breaker: `closed`, `open` (it is not called) or `half_open` (one call tries).
     pub breaker: String,
     /// Failures in a row.

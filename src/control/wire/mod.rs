@@ -3,13 +3,19 @@
 //!
 //! `tests/formats/control-v1.schema.json` is the witness of this version.
 
+mod approval;
+mod child;
 mod event;
 mod frame;
 mod method;
 mod schema;
 mod session;
+mod store;
 mod stream;
+mod why;
 
+pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
+pub use child::{ChildStarted, Parent};
 pub use event::{
     Event, LlmRequest, LlmResponse, Problem, Quarantined, RequestedCall, SessionChange,
     SessionCreated, ToolCall, ToolResult, TurnFinished, TurnStarted, Usage, UserInput,
@@ -18,14 +24,15 @@ pub use event::{
 pub(crate) use frame::line;
 pub use frame::{BadFrame, ErrorData, ErrorObject, Notification, Request, Response};
 pub use method::{
-    Agent, AgentList, CallTool, Cancelled, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
-    HelloAnswer, Limits, ListSessions, Method, Model, ModelList, OnSlow, OneSession, OneTool,
-    SendInput, Sent, SessionAct, SessionList, Shutdown, Start, Status, Subscribe, Subscribed, Tool,
-    ToolAnswer, ToolList, Unsubscribe,
+    Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
+    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, SendInput, Sent, Shutdown,
+    Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
-pub use session::{ChildStarted, Parent, Session};
+pub use session::{Cancelled, ListSessions, OneSession, Session, SessionAct, SessionList};
+pub use store::{Backup, BackupDone, StoreProblem};
 pub use stream::StreamItem;
+pub use why::{PlaceHolder, Reason, Why};
 
 /// The version of this protocol. A newer one is refused.
 pub const PROTOCOL: u32 = 1;

@@ -5,12 +5,13 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
-    AgentList, CallTool, Cancelled, ChildStarted, CreateSession, Done, Event, EventPage, EventsOf,
-    Hello, HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
-    OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
-    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
-    Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
-    Unsubscribe, UserInput, WorkerRestarted,
+    AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, CallTool,
+    Cancelled, ChildStarted, CreateSession, Done, Event, EventPage, EventsOf, Hello, HelloAnswer,
+    ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification, OneSession, OneTool,
+    PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent, Session, SessionAct,
+    SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe,
+    Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe,
+    UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -62,9 +63,12 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionGet => pair!(generator, OneSession, Session),
         Method::SessionList => pair!(generator, ListSessions, SessionList),
         Method::SessionEvents => pair!(generator, EventsOf, EventPage),
+        Method::SessionWhy => pair!(generator, OneSession, Why),
         Method::SessionCancel => pair!(generator, OneSession, Cancelled),
+        Method::SessionApprove => pair!(generator, Approve, Done),
         Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
         Method::SessionDelete => pair!(generator, OneSession, Done),
+        Method::StoreBackup => pair!(generator, Backup, BackupDone),
         Method::ToolList => pair!(generator, Done, ToolList),
         Method::ToolCall => pair!(generator, CallTool, ToolAnswer),
         Method::ToolReset => pair!(generator, OneTool, Done),
@@ -83,6 +87,8 @@ fn of_events(generator: &mut SchemaGenerator) -> Value {
         "tool_call": generator.subschema_for::<ToolCall>(),
         "tool_result": generator.subschema_for::<ToolResult>(),
         "child_started": generator.subschema_for::<ChildStarted>(),
+        "approval_requested": generator.subschema_for::<ApprovalRequested>(),
+        "approval_decided": generator.subschema_for::<ApprovalDecided>(),
         "error": generator.subschema_for::<Problem>(),
         "worker_restarted": generator.subschema_for::<WorkerRestarted>(),
         "turn_finished": generator.subschema_for::<TurnFinished>(),

@@ -1,12 +1,35 @@
-//! What is known of a session, and how sessions hang together, as it goes over the socket.
+//! Sessions as they go over the socket, and what methods about one of them take and give.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::wire::Usage;
-use crate::event;
+use crate::control::wire::{PendingApproval, Usage};
+
+/// Takes of methods about one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OneSession {
+    /// Which session.
+    pub session: String,
+}
+
+/// Takes of methods that a person does to one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionAct {
+    /// Which session.
+    pub session: String,
+    /// Who does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// What `session.cancel` gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelled {
+    /// False when no turn was running.
+    pub cancelled: bool,
+}
 
 /// A session, as `session.create`, `session.get` and `session.list` give it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +42,7 @@ pub struct Session {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
-    /// `idle`, `unfinished`, `quarantined`, `closed`.
+    /// `idle`, `unfinished`, `waiting` (for a person), `quarantined`, `closed`.
     pub status: String,
     /// In memory.
     pub live: bool,
@@ -49,49 +72,31 @@ pub struct Session {
     /// The session that began it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// Tool calls that wait for a person: the first few of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<PendingApproval>,
 }
 
-/// The session that began a session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Parent {
-    /// Which.
-    pub session: String,
-    /// The `tool_call` in its log.
-    pub of: u64,
-    /// The `key` of the input that it gives.
-    pub key: String,
+/// Takes of `session.list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListSessions {
+    /// Only sessions older than this one: `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// At most so many; 100 when left out, never more than 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Only those that wait for a person; all of them at once, without pages.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
-/// `child_started`: a tool call began a session, whose stream is its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct ChildStarted {
-    /// The `tool_call` that it works for.
-    pub of: u64,
-    /// The same key is the same session, however often the call runs.
-    pub key: String,
-    /// The agent's name.
-    pub agent: String,
-    /// The session. It exists soon after this event.
-    pub session: String,
-}
-
-impl From<&event::Parent> for Parent {
-    fn from(it: &event::Parent) -> Self {
-        Self {
-            session: it.session.to_string(),
-            of: it.of.get(),
-            key: it.key.clone(),
-        }
-    }
-}
-
-impl From<&event::ChildStarted> for ChildStarted {
-    fn from(it: &event::ChildStarted) -> Self {
-        Self {
-            of: it.of.get(),
-            key: it.key.clone(),
-            agent: it.agent.clone(),
-            session: it.session.to_string(),
-        }
-    }
+/// What `session.list` gives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionList {
+    /// Newest first.
+    pub sessions: Vec<Session>,
+    /// `before` of the next page; none when this is the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }

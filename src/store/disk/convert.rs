@@ -3,16 +3,19 @@
 //! Called by `disk` alone. Never reads or writes bytes.
 
 use super::{
-    ByDisk, ChildStartedDisk, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk,
-    OUTCOMES, ParentDisk, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk,
-    SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk,
-    UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
+    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, ChildStartedDisk, DECISIONS,
+    EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES, ParentDisk,
+    QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk, SpentDisk,
+    TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk, UsageDisk,
+    UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
 };
 use crate::event::{
-    ChildStarted, Fact, Failure, FinishReason, LlmResponse, Parent, RequestedCall, SessionCreated,
-    Spent, ToolCall, ToolResult, TurnStatus, Usage, UserInput,
+    ApprovalDecision, ApprovalRequest, ChildStarted, Fact, Failure, FinishReason, LlmResponse,
+    Parent, RequestedCall, SessionCreated, Spent, Timestamp, ToolCall, ToolResult, TurnStatus,
+    Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
+use crate::store::Asked;
 use crate::store::record::Damage;
 
 impl<'a> From<&'a SessionCreated> for SessionCreatedDisk<'a> {
@@ -207,6 +210,7 @@ impl<'a> From<&'a ToolCall> for ToolCallDisk<'a> {
             tool: text(&call.tool),
             arguments: text(&call.arguments),
             effect: text(call.effect.name()),
+            needs_approval: call.needs_approval,
         }
     }
 }
@@ -222,6 +226,85 @@ impl TryFrom<ToolCallDisk<'_>> for ToolCall {
             tool: disk.tool.into_owned(),
             arguments: disk.arguments.into_owned(),
             effect: named(&disk.effect, &EFFECTS, |effect| effect.name())?,
+            needs_approval: disk.needs_approval,
+        })
+    }
+}
+
+impl<'a> From<&'a ApprovalRequest> for ApprovalRequestDisk<'a> {
+    fn from(request: &'a ApprovalRequest) -> Self {
+        Self {
+            of: request.of,
+            question: text(request.question.name()),
+            digest: text(&request.digest),
+            identity: text(&request.identity),
+            reason: text(&request.reason),
+            expires_at_ms: request.expires_at.map(|at| at.0),
+        }
+    }
+}
+
+impl TryFrom<ApprovalRequestDisk<'_>> for ApprovalRequest {
+    type Error = Damage;
+
+    fn try_from(disk: ApprovalRequestDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            of: disk.of,
+            question: named(&disk.question, &QUESTIONS, |question| question.name())?,
+            digest: disk.digest.into_owned(),
+            identity: disk.identity.into_owned(),
+            reason: disk.reason.into_owned(),
+            expires_at: disk.expires_at_ms.map(Timestamp),
+        })
+    }
+}
+
+impl<'a> From<&'a ApprovalDecision> for ApprovalDecisionDisk<'a> {
+    fn from(decision: &'a ApprovalDecision) -> Self {
+        Self {
+            of: decision.of,
+            decision: text(decision.decision.name()),
+            by: maybe(&decision.by),
+            reason: maybe(&decision.reason),
+        }
+    }
+}
+
+impl TryFrom<ApprovalDecisionDisk<'_>> for ApprovalDecision {
+    type Error = Damage;
+
+    fn try_from(disk: ApprovalDecisionDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            of: disk.of,
+            decision: named(&disk.decision, &DECISIONS, |decision| decision.name())?,
+            by: owned(disk.by),
+            reason: owned(disk.reason),
+        })
+    }
+}
+
+impl<'a> From<&'a Asked> for AskedDisk<'a> {
+    fn from(asked: &'a Asked) -> Self {
+        Self {
+            of: asked.of,
+            tool: text(&asked.tool),
+            question: text(asked.question.name()),
+            digest: text(&asked.digest),
+            expires_at_ms: asked.expires_at.map(|at| at.0),
+        }
+    }
+}
+
+impl TryFrom<AskedDisk<'_>> for Asked {
+    type Error = Damage;
+
+    fn try_from(disk: AskedDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            of: disk.of,
+            tool: disk.tool.into_owned(),
+            question: named(&disk.question, &QUESTIONS, |question| question.name())?,
+            digest: disk.digest.into_owned(),
+            expires_at: disk.expires_at_ms.map(Timestamp),
         })
     }
 }

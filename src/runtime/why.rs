@@ -1,0 +1,68 @@
+//! What a session does, and what it waits for.
+
+use super::Impresario;
+use crate::admission::Wait;
+use crate::event::Timestamp;
+use crate::fault::Fault;
+use crate::id::SessionId;
+use crate::session::Effect;
+use crate::store::{Asked, Status, StoreError};
+
+/// One thing that a session does or waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing is owed: it waits for somebody to say something.
+    Nothing,
+    /// It was set aside, for this reason, and waits to be released.
+    Quarantined(String),
+    /// It waits for a place.
+    Place(Wait),
+    /// A call is in flight, or waits for its place.
+    Effect(Effect),
+    /// A model is asked again then.
+    Retry(Timestamp),
+    /// A person has to answer.
+    Person(Asked),
+    /// The daemon begins no turns any more: it goes on after the next start.
+    Draining,
+    /// It is on its way into memory.
+    Waking,
+}
+
+impl Impresario {
+    pub(super) async fn why(&self, id: SessionId) -> Result<Vec<Reason>, Fault> {
+        let shared = &self.0.shared;
+        let summary = shared.store.summary(id).await?;
+        let summary = summary.ok_or(StoreError::NotFound(id))?;
+        if let Some(reason) = shared.store.quarantine(id).await? {
+            return Ok(vec![Reason::Quarantined(reason)]);
+        }
+        let lanes = shared.lanes.all();
+        let mut reasons: Vec<_> = lanes
+            .filter_map(|(_, lane)| lane.why(id).map(Reason::Place))
+            .collect();
+        let facts = match self.0.root.find(id).await? {
+            // One that ends at this moment is asleep.
+            Some(handle) => handle.facts().await.ok(),
+            None => None,
+        };
+        let is_live = facts.is_some();
+        if let Some(facts) = facts {
+            reasons.extend(facts.effects.into_iter().map(Reason::Effect));
+            reasons.extend(facts.retry_at.map(Reason::Retry));
+        }
+        reasons.extend(summary.asked.into_iter().map(Reason::Person));
+        if reasons.is_empty() {
+            reasons.push(match summary.status {
+                Status::Unfinished if !shared.phase.begins_turns() => Reason::Draining,
+                Status::Unfinished if !is_live => Reason::Waking,
+                Status::Unfinished
+                | Status::Waiting
+                | Status::Idle
+                | Status::Quarantined
+                | Status::Closed => Reason::Nothing,
+            });
+        }
+        Ok(reasons)
+    }
+}

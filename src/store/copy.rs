@@ -1,0 +1,321 @@
+//! Copies what lives in a store into a new one: for backups, restores, and to get back the room
+//! that sled keeps of what was deleted.
+//!
+//! Called by `committer` for a backup of a running store, and by commands whose daemon is stopped.
+//! Never changes the store that it copies from. Records are copied as they are, so that damage
+//! stays visible.
+
+use std::path::{Path, PathBuf};
+
+use crate::clock::Clock;
+use crate::event::Timestamp;
+use crate::id::{Seq, SessionId};
+use crate::settings::StoreSettings;
+use crate::store::commit::Shared;
+use crate::store::engine::{Engine, EngineError, Walk, Write};
+use crate::store::key::{self, Key};
+use crate::store::sled_engine::{self, OpenError, Seen, SledEngine};
+use crate::store::verify::{self, Report};
+use crate::store::{Status, record};
+
+/// So many bytes are written at once.
+const BATCH_BYTES: usize = 512 << 10;
+
+/// What was copied, and a check of the copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Sessions.
+    pub sessions: u64,
+    /// The copy, checked whole after it was written.
+    pub report: Report,
+    /// Size of the store's files before, bytes.
+    pub bytes_before: u64,
+    /// Size of the copy's files, bytes.
+    pub bytes_after: u64,
+}
+
+/// Why a store was not copied. What it was copied from is as it was.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// There is something where the copy shall be.
+    #[error("failed to copy the store: {} is not empty; name a new directory", .0.display())]
+    NotEmpty(PathBuf),
+    /// The directory cannot be made or looked at.
+    #[error("failed to copy the store to {}: {what}; choose another directory", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        what: String,
+    },
+    /// A store does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What is to be restored is damaged.
+    #[error(
+        "the store in {} is damaged in {problems} places, so that it was not restored; `impresario verify --data {}` names them, `--force` restores what is there, and damaged sessions are set aside when they are used",
+        path.display(), path.display()
+    )]
+    Unsound {
+        /// The store.
+        path: PathBuf,
+        /// How many.
+        problems: usize,
+    },
+    /// A store cannot be read or written.
+    #[error("failed to copy the store: {0}")]
+    Engine(String),
+}
+
+impl From<EngineError> for CopyError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+/// Whether a store that is damaged is restored all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// It is refused.
+    Refused,
+    /// What is there is taken.
+    Taken,
+}
+
+/// Copies the store in `backup`, which no process may have open, into the new data directory
+/// `into`. Durable when it returns. Waits for the disk.
+///
+/// # Errors
+/// [`CopyError`] says what to do.
+pub fn restore(
+    backup: &Path,
+    into: &Path,
+    damaged: Damaged,
+    clock: &dyn Clock,
+) -> Result<Copied, CopyError> {
+    let source = sled_engine::open_for_check(backup)?;
+    let problems = verify::walk(&source).problems.len();
+    if problems > 0 && damaged == Damaged::Refused {
+        return Err(CopyError::Unsound {
+            path: backup.to_owned(),
+            problems,
+        });
+    }
+    let copied = copy_all(&source, into, clock.now());
+    source.close()?;
+    copied
+}
+
+/// Copies the store in `dir`, which no process may have open, and puts the copy in its place, in
+/// one step. Durable when it returns; when it is broken off, the old store is there as it was.
+/// Waits for the disk, and needs room for the copy meanwhile.
+///
+/// # Errors
+/// [`CopyError`] says what to do.
+pub fn compact(dir: &Path, clock: &dyn Clock) -> Result<Copied, CopyError> {
+    let source = sled_engine::open_for_check(dir)?;
+    let wrong = |path: &Path, error: std::io::Error| directory(path, &error);
+    let seen = Seen::now(dir).map_err(|error| wrong(dir, error))?;
+    let beside = dir.join("compact");
+    if beside.exists() {
+        // Of a compaction that was broken off: never a store that anybody used.
+        std::fs::remove_dir_all(&beside).map_err(|error| wrong(&beside, error))?;
+    }
+    let made = sled_engine::create(&store_at(&beside), clock.now(), source.commits())?;
+    let copied = fill(&source, &made, &mut |_, _| Cut::Whole)?;
+    let copied = finish(&source, &made, copied)?;
+    source.close()?;
+    drop((source, made));
+    sled_engine::swap(dir, &beside, seen).map_err(|error| wrong(dir, error))?;
+    std::fs::remove_dir_all(&beside).map_err(|error| wrong(&beside, error))?;
+    Ok(copied)
+}
+
+/// Copies a running store into the new directory `into`: every session as it is durable when it is
+/// come to, first all of them, then each one's events up to there.
+pub(super) fn backup<E: Engine>(
+    shared: &Shared<E>,
+    into: &Path,
+    now: Timestamp,
+) -> Result<Copied, CopyError> {
+    let made = new_store(into, now)?;
+    let copied = fill(&shared.engine, &made, &mut |session, value| match shared
+        .durable_instead(session)
+    {
+        None => Cut::At(value.to_vec()),
+        Some(None) => Cut::Nothing,
+        Some(Some(summary)) => {
+            let key = key::summary(session);
+            record::encode_summary(&key, &summary).map_or(Cut::Nothing, Cut::At)
+        }
+    })?;
+    finish(&shared.engine, &made, copied)
+}
+
+/// Up to where a session is copied.
+enum Cut {
+    /// Not at all: nothing of it is durable.
+    Nothing,
+    /// Up to the head of this summary, in bytes.
+    At(Vec<u8>),
+    /// Everything, as it is.
+    Whole,
+}
+
+fn copy_all<E: Engine>(source: &E, into: &Path, now: Timestamp) -> Result<Copied, CopyError> {
+    let made = new_store(into, now)?;
+    let copied = fill(source, &made, &mut |_, _| Cut::Whole)?;
+    finish(source, &made, copied)
+}
+
+fn new_store(into: &Path, now: Timestamp) -> Result<SledEngine, CopyError> {
+    let is_empty = match std::fs::read_dir(into) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(directory(into, &error)),
+    };
+    if !is_empty {
+        return Err(CopyError::NotEmpty(into.to_owned()));
+    }
+    Ok(sled_engine::create(&store_at(into), now, 0)?)
+}
+
+fn store_at(path: &Path) -> StoreSettings {
+    StoreSettings {
+        path: path.to_owned(),
+        ..StoreSettings::default()
+    }
+}
+
+fn directory(path: &Path, error: &std::io::Error) -> CopyError {
+    CopyError::Directory {
+        path: path.to_owned(),
+        what: error.to_string(),
+    }
+}
+
+/// Copies sessions; gives how many.
+fn fill<E: Engine>(
+    source: &E,
+    made: &SledEngine,
+    cut: &mut dyn FnMut(SessionId, &[u8]) -> Cut,
+) -> Result<u64, CopyError> {
+    let mut sessions = Vec::new();
+    let (first, last) = key::summaries();
+    source.scan((&first, &last), &mut |key, value| {
+        if let Some(Key::Summary(session)) = Key::parse(key) {
+            sessions.push((session, cut(session, value), value.to_vec()));
+        }
+        Walk::On
+    })?;
+    let mut copied = 0;
+    for (session, cut, value) in sessions {
+        let (value, head) = match cut {
+            Cut::Nothing => continue,
+            Cut::Whole => (value, Seq::new(u64::MAX)),
+            Cut::At(value) => {
+                let summary = record::decode_summary(&key::summary(session), &value);
+                // One that cannot be read is copied with all its events.
+                let head = summary.map_or(Seq::new(u64::MAX), |summary| summary.head);
+                (value, head)
+            }
+        };
+        let mut copy = Copy {
+            source,
+            made,
+            session,
+            waiting: Vec::new(),
+            bytes: 0,
+        };
+        copied += u64::from(copy.session(value, head)?);
+    }
+    Ok(copied)
+}
+
+/// One session that is being copied.
+struct Copy<'a, E> {
+    source: &'a E,
+    made: &'a SledEngine,
+    session: SessionId,
+    waiting: Vec<Write>,
+    bytes: usize,
+}
+
+impl<E: Engine> Copy<'_, E> {
+    /// Copies its events up to `head`, then what stands beside them; `false` when it was deleted
+    /// meanwhile.
+    fn session(&mut self, summary: Vec<u8>, head: Seq) -> Result<bool, CopyError> {
+        let first = key::event(self.session, Seq::START);
+        let last = key::event_part(self.session, head, u16::MAX);
+        let mut failed = None;
+        let (source, made) = (self.source, self.made);
+        source.scan((&first, &last), &mut |key, value| {
+            self.bytes += key.len() + value.len();
+            self.waiting.push(Write::Put(key.to_vec(), value.to_vec()));
+            if self.bytes < BATCH_BYTES {
+                return Walk::On;
+            }
+            self.bytes = 0;
+            match made.apply(std::mem::take(&mut self.waiting)) {
+                Ok(()) => Walk::On,
+                Err(error) => {
+                    failed = Some(error);
+                    Walk::Stop
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if source.get(&key::summary(self.session))?.is_none() {
+            self.forget()?;
+            return Ok(false);
+        }
+        self.beside(summary)?;
+        Ok(true)
+    }
+
+    fn beside(&mut self, summary: Vec<u8>) -> Result<(), CopyError> {
+        let key = key::summary(self.session);
+        let owes = record::decode_summary(&key, &summary)
+            .is_ok_and(|it| matches!(it.status, Status::Unfinished | Status::Waiting));
+        self.waiting.push(Write::Put(key, summary));
+        let unfinished = key::unfinished(self.session);
+        if owes {
+            let count = self.source.get(&unfinished)?;
+            let count = count.unwrap_or_else(|| record::encode_recoveries(&unfinished, 0));
+            self.waiting.push(Write::Put(unfinished, count));
+        }
+        let quarantine = key::quarantine(self.session);
+        if let Some(reason) = self.source.get(&quarantine)? {
+            self.waiting.push(Write::Put(quarantine, reason));
+        }
+        Ok(self.made.apply(std::mem::take(&mut self.waiting))?)
+    }
+
+    /// Takes back what was copied of a session that was deleted meanwhile.
+    fn forget(&mut self) -> Result<(), CopyError> {
+        self.waiting.clear();
+        let (first, last) = key::events_of(self.session);
+        let mut keys = Vec::new();
+        self.made.scan((&first, &last), &mut |key, _| {
+            keys.push(Write::Remove(key.to_vec()));
+            Walk::On
+        })?;
+        Ok(self.made.apply(keys)?)
+    }
+}
+
+/// Makes the copy durable, checks it whole and closes it.
+fn finish<E: Engine>(source: &E, made: &SledEngine, sessions: u64) -> Result<Copied, CopyError> {
+    made.sync()?;
+    let copied = Copied {
+        sessions,
+        report: verify::walk(made),
+        bytes_before: source.size_bytes(),
+        bytes_after: made.size_bytes(),
+    };
+    made.close()?;
+    Ok(copied)
+}

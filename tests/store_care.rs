@@ -1,0 +1,348 @@
+//! Care of the store: a backup while it is written, a restore that never starts empty, room given
+//! back, old sessions deleted; by the real program and a real disk.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers outside #[test] functions may unwrap too"
+)]
+
+#[path = "store_support/mod.rs"]
+mod store_support;
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+
+use impresario::clock::SystemClock;
+use impresario::event::Timestamp;
+use impresario::id::{Seq, SessionId};
+use impresario::store::{
+    CopyError, Damaged, EventStore, PageLimit, Status, compact, restore, verify,
+};
+use store_support::{append_as, created, open, says, stores, whole_log};
+
+fn id(number: u128) -> SessionId {
+    SessionId::from_u128(number)
+}
+
+/// A session with so many inputs after its beginning.
+async fn fill(store: &dyn EventStore, session: SessionId, inputs: u64, status: Status) {
+    let facts = vec![created()];
+    store
+        .append(append_as(session, 0, facts, status))
+        .await
+        .unwrap();
+    for number in 1..=inputs {
+        let facts = vec![says(&format!("{number} {}", "x".repeat(200)))];
+        store
+            .append(append_as(session, number, facts, status))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_store_in_use_holds_a_whole_beginning_of_every_session() {
+    let (_dir, stores) = stores();
+    for store in stores {
+        for number in 1..=20 {
+            fill(store.as_ref(), id(number), 5, Status::Unfinished).await;
+        }
+        store
+            .set_quarantine(id(3), Some("it kept failing".to_owned()))
+            .await
+            .unwrap();
+        store.count_recoveries(vec![id(4)]).await.unwrap();
+        // Somebody writes all the time, and deletes.
+        let writer = {
+            let store = Arc::clone(&store);
+            impresario::clock::spawn(async move {
+                for number in 6..400 {
+                    for session in [1, 2] {
+                        let facts = vec![says(&number.to_string())];
+                        let append = append_as(id(session), number, facts, Status::Unfinished);
+                        store.append(append).await.unwrap();
+                    }
+                }
+                store.delete(id(5)).await.unwrap();
+            })
+        };
+        let place = tempfile::tempdir().unwrap();
+        let into = place.path().join("backup");
+        let copied = store.backup(into.clone(), Timestamp(7)).await.unwrap();
+        writer.await.unwrap();
+        assert_eq!(copied.report.problems, []);
+        assert!((19..=20).contains(&copied.sessions), "{}", copied.sessions);
+
+        let copy = open(&into).unwrap();
+        for number in [1, 2, 3, 4, 20] {
+            let kept = whole_log(&copy, id(number), PageLimit::default())
+                .await
+                .unwrap();
+            let head = copy.summary(id(number)).await.unwrap().unwrap().head;
+            assert_eq!(kept.last().unwrap().event().seq, head);
+            assert!(head >= Seq::new(6));
+            let here = whole_log(store.as_ref(), id(number), PageLimit::default())
+                .await
+                .unwrap();
+            assert_eq!(kept[..], here[..kept.len()]);
+        }
+        assert_eq!(
+            copy.quarantine(id(3)).await.unwrap().as_deref(),
+            Some("it kept failing")
+        );
+        let unfinished = copy.unfinished().await.unwrap();
+        let counted = unfinished.iter().find(|it| it.session == id(4)).unwrap();
+        assert_eq!(counted.recoveries, 1);
+        assert!(unfinished.len() >= 19);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_deleted_sessions_took_is_given_back_and_nothing_else_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    for number in 1..=60 {
+        fill(&store, id(number), 200, Status::Idle).await;
+    }
+    for number in 4..=60 {
+        store.delete(id(number)).await.unwrap();
+    }
+    let before = whole_log(&store, id(2), PageLimit::default())
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let copied = compact(&data, &SystemClock::new()).unwrap();
+    assert_eq!((copied.sessions, copied.report.events), (3, 3 * 201));
+    assert!(
+        copied.bytes_after < copied.bytes_before / 2,
+        "{} bytes became {}",
+        copied.bytes_before,
+        copied.bytes_after
+    );
+    assert!(!data.join("compact").exists());
+    assert!(verify(&data).unwrap().is_sound());
+    let store = open(&data).unwrap();
+    let after = whole_log(&store, id(2), PageLimit::default())
+        .await
+        .unwrap();
+    assert_eq!(before, after);
+    // It goes on where it was.
+    let facts = vec![says("more")];
+    store
+        .append(append_as(id(2), 201, facts, Status::Idle))
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_compaction_that_was_broken_off_left_is_never_taken_for_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    fill(&store, id(1), 3, Status::Idle).await;
+    store.close().await.unwrap();
+    drop(store);
+    let half = open(&data.join("compact")).unwrap();
+    fill(&half, id(9), 1, Status::Idle).await;
+    half.close().await.unwrap();
+    drop(half);
+    let store = open(&data).unwrap();
+    assert_eq!(store.list(None, 10).await.unwrap().len(), 1);
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(compact(&data, &SystemClock::new()).unwrap().sessions, 1);
+    assert!(verify(&data).unwrap().heads.contains_key(&id(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_somebody_has_open_is_neither_compacted_nor_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    fill(&store, id(1), 1, Status::Idle).await;
+    let refusals = [
+        compact(&data, &SystemClock::new()).unwrap_err(),
+        restore(
+            &data,
+            &dir.path().join("new"),
+            Damaged::Refused,
+            &SystemClock::new(),
+        )
+        .unwrap_err(),
+    ];
+    for refusal in refusals {
+        assert!(refusal.to_string().contains("has it open"), "{refusal}");
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_backup_is_refused_and_never_becomes_an_empty_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let backup = dir.path().join("backup");
+    let store = open(&backup).unwrap();
+    for number in 1..=50 {
+        fill(&store, id(number), 20, Status::Idle).await;
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // The end of the log is gone.
+    let db = backup.join("log/db");
+    let bytes = std::fs::read(&db).unwrap();
+    std::fs::write(&db, &bytes[..bytes.len() / 2]).unwrap();
+    let into = dir.path().join("new");
+    let refusal = restore(&backup, &into, Damaged::Refused, &SystemClock::new()).unwrap_err();
+    let said = refusal.to_string();
+    assert!(
+        matches!(refusal, CopyError::Open(_) | CopyError::Unsound { .. }),
+        "{said}"
+    );
+    assert!(said.contains("damaged"), "{said}");
+    assert!(!into.join("log/db").exists());
+}
+
+/// The program, with its data in this directory.
+fn impresario(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
+    command
+        .env_clear()
+        .env("IMPRESARIO__METRICS__ENABLED", "false")
+        .current_dir(data.parent().unwrap())
+        .arg("--data")
+        .arg(data);
+    command
+}
+
+fn run(data: &Path, words: &[&str]) -> Output {
+    impresario(data).args(words).output().unwrap()
+}
+
+fn says_well(data: &Path, words: &[&str]) -> String {
+    let output = run(data, words);
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{words:?}: {err}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A daemon, killed when this is dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(data: &Path) -> Self {
+        let child = impresario(data)
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let daemon = Self(child);
+        // Each try starts a process, which is pause enough.
+        for _ in 0..2_000 {
+            if run(data, &["status"]).status.success() {
+                return daemon;
+            }
+        }
+        panic!("the daemon does not answer");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
+    let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data);
+    says_well(&data, &["run", "What is 6 * 7?"]);
+    let session = says_well(&data, &["new"]).trim().to_owned();
+    says_well(&data, &["close", &session]);
+    let backup = dir.path().join("backup");
+    let said = says_well(&data, &["backup", backup.to_str().unwrap()]);
+    assert!(said.starts_with("2 sessions, "), "{said}");
+    assert!(said.contains("no problem was found"), "{said}");
+    // The directory has something in it now.
+    let again = run(&data, &["backup", backup.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(1));
+    // The store is in use.
+    for words in [&["verify"][..], &["compact"]] {
+        let refused = run(&data, words);
+        assert_eq!(refused.status.code(), Some(3), "{words:?}");
+    }
+    let there = says_well(&data, &["ls", "--json"]);
+    drop(daemon);
+
+    let elsewhere = dir.path().join("elsewhere");
+    says_well(&elsewhere, &["restore", backup.to_str().unwrap()]);
+    let daemon = Daemon::start(&elsewhere);
+    let restored = says_well(&elsewhere, &["ls", "--json"]);
+    let names = |text: &str| -> Vec<serde_json::Value> {
+        let sessions = text.lines().map(|line| {
+            let session: serde_json::Value = serde_json::from_str(line).unwrap();
+            serde_json::json!([session["session"], session["status"], session["head"]])
+        });
+        sessions.collect()
+    };
+    assert_eq!(names(&restored), names(&there));
+    drop(daemon);
+    let said = says_well(&elsewhere, &["verify"]);
+    assert!(said.starts_with("2 sessions, "), "{said}");
+    says_well(&elsewhere, &["compact"]);
+    // Without a daemon the command copies by itself.
+    let second = dir.path().join("second");
+    says_well(&elsewhere, &["backup", second.to_str().unwrap()]);
+    let full = run(&elsewhere, &["restore", second.to_str().unwrap()]);
+    assert_eq!(full.status.code(), Some(1));
+    let said = String::from_utf8(full.stderr).unwrap();
+    assert!(said.contains("is not empty"), "{said}");
+    let none = run(&dir.path().join("none"), &["verify"]);
+    assert_eq!(none.status.code(), Some(1));
+}
+
+#[test]
+fn sessions_that_nobody_needs_are_deleted_by_rule_and_no_others() {
+    let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
+    let data = dir.path().join("data");
+    let _daemon = Daemon::start(&data);
+    let new = |words: &[&str]| {
+        let words = [&["new"], words].concat();
+        says_well(&data, &words).trim().to_owned()
+    };
+    let first = new(&["--tenant", "acme"]);
+    let second = new(&[]);
+    let third = new(&[]);
+    says_well(&data, &["close", &first]);
+    says_well(&data, &["close", &second]);
+    let gone = |words: &[&str]| {
+        let words = [&["gc"], words].concat();
+        says_well(&data, &words)
+    };
+    let lines = |ids: &[&String]| ids.iter().map(|id| format!("{id}\n")).collect::<String>();
+    assert_eq!(run(&data, &["gc"]).status.code(), Some(1));
+    assert_eq!(gone(&["--older-than", "1h"]), "");
+    assert_eq!(
+        gone(&["--status", "closed", "--dry-run"]),
+        lines(&[&second, &first])
+    );
+    assert_eq!(gone(&["--keep", "2", "--dry-run"]), lines(&[&first]));
+    assert_eq!(
+        gone(&["--tenant", "acme", "--status", "closed"]),
+        lines(&[&first])
+    );
+    assert_eq!(
+        gone(&["--older-than", "0s", "--status", "closed"]),
+        lines(&[&second])
+    );
+    let left = says_well(&data, &["ls", "--json"]);
+    assert_eq!(left.lines().count(), 1);
+    assert!(left.contains(&third), "{left}");
+}
