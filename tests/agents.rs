@@ -22,7 +22,8 @@ use impresario::event::{
 use impresario::fault::Code;
 use impresario::id::{Seq, SessionId};
 use impresario::model::{Model, Piece, PieceStream, Request};
-use impresario::settings::Settings;
+use impresario::runtime::{Ruling, Verdict};
+use impresario::settings::{ApprovalMode, Settings};
 use impresario::store::{Append, EventStore, MemoryStore, Status};
 use impresario::tool::agent::AgentTool;
 use impresario::tool::chain::Chain;
@@ -132,7 +133,11 @@ impl Troupe {
 
     /// Waits until a session has no work.
     async fn rests(&self, session: SessionId) {
-        eventually(async || self.status(session).await != Status::Unfinished).await;
+        eventually(async || {
+            let status = self.status(session).await;
+            ![Status::Unfinished, Status::Waiting].contains(&status)
+        })
+        .await;
     }
 }
 
@@ -742,6 +747,67 @@ async fn a_person_who_talks_to_a_child_is_not_disturbed_by_its_parents_cancel() 
     let events = events(&all(&mut talk).await);
     assert_eq!(words(&events), "hello yourself");
     assert_eq!(status(&events), Some(TurnStatus::Completed));
+}
+
+/// A family whose last one asks a person before it uses its tool; the company, and both sessions.
+async fn asking_family(troupe: &Troupe) -> (Impresario, Session, Session) {
+    let care = Care {
+        approval: ApprovalMode::Always,
+        ..Care::default()
+    };
+    let company = troupe.builder().care("prop", care).start().await.unwrap();
+    let session = company.session("lead").create().await.unwrap();
+    session.say("go").await.unwrap();
+    eventually(async || children(&troupe.log(session.id()).await).len() == 1).await;
+    let child = company.open(troupe.child_of(session.id()).await);
+    eventually(async || {
+        let info = child.info().await;
+        info.is_ok_and(|info| info.summary.status == Status::Waiting)
+    })
+    .await;
+    (company, session, child)
+}
+
+fn asking_troupe(prop: &Prop) -> Troupe {
+    Troupe::new()
+        .agent("lead", &passing_on("ask_helper"), &["ask_helper"])
+        .agent("helper", &Puppet::calling(&["prop"]), &["prop"])
+        .prop(prop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_waits_for_a_person_and_its_parent_for_the_child() {
+    let prop = Prop::saying("prop", EffectClass::AtMostOnce, "step");
+    let troupe = asking_troupe(&prop).with(everything_is_one);
+    let (company, session, child) = asking_family(&troupe).await;
+    child
+        .rule(Verdict {
+            of: None,
+            digest: None,
+            ruling: Ruling::Approve,
+            by: None,
+            reason: None,
+        })
+        .await
+        .unwrap();
+    troupe.rests(session.id()).await;
+    assert_eq!(words(&troupe.log(session.id()).await), "got done");
+    assert_eq!(prop.runs.counts().done, 1);
+    eventually(async || is_at_rest(&company)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_parent_withdraws_what_its_child_asks_a_person() {
+    let prop = Prop::saying("prop", EffectClass::AtMostOnce, "step");
+    let troupe = asking_troupe(&prop);
+    let (company, session, child) = asking_family(&troupe).await;
+    session.cancel().await.unwrap();
+    eventually(async || troupe.status(child.id()).await == Status::Idle).await;
+    let events = troupe.log(child.id()).await;
+    assert_eq!(status(&events), Some(TurnStatus::Cancelled));
+    assert!(names(&events).contains(&"approval_decided"));
+    assert_eq!(prop.runs.counts().begun, 0);
+    eventually(async || is_at_rest(&company)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,10 +40,7 @@ impl Redactor {
                 content: self.text(&result.content),
                 ..result
             }),
-            Fact::ChildStarted(child) => Fact::ChildStarted(ChildStarted {
-                agent: self.text(&child.agent),
-                ..child
-            }),
+            Fact::ChildStarted(child) => Fact::ChildStarted(self.child(child)),
             Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
                 reason: self.text(&request.reason),
                 ..request
@@ -96,6 +93,13 @@ impl Redactor {
                 .collect(),
             parent: created.parent,
             depth: created.depth,
+        }
+    }
+
+    fn child(&self, child: ChildStarted) -> ChildStarted {
+        ChildStarted {
+            agent: self.text(&child.agent),
+            ..child
         }
     }
 

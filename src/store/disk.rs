@@ -721,49 +721,36 @@ mod tests {
         }
     }
 
+    /// Name of the witness, key and value of a fact.
+    fn record_of(name: &str, fact: Fact, number: u64) -> (String, Vec<u8>, Vec<u8>) {
+        let event = Event {
+            seq: Seq::new(number),
+            at: Timestamp(1_700_000_000_000 + number),
+            fact,
+        };
+        let mut writes = record::encode_event(SESSION, &event).unwrap();
+        assert_eq!(writes.len(), 1);
+        let Some(Write::Put(key, value)) = writes.pop() else {
+            panic!("an event is put")
+        };
+        (name.to_owned(), key, value)
+    }
+
     /// Name of the witness, key and value of each record.
     fn records() -> Vec<(String, Vec<u8>, Vec<u8>)> {
         let mut records = Vec::new();
         for (fact, number) in facts().into_iter().zip(1..) {
-            let event = Event {
-                seq: Seq::new(number),
-                at: Timestamp(1_700_000_000_000 + number),
-                fact,
-            };
-            let mut writes = record::encode_event(SESSION, &event).unwrap();
-            assert_eq!(writes.len(), 1);
-            let Some(Write::Put(key, value)) = writes.pop() else {
-                panic!("an event is put")
-            };
-            records.push((event.fact.name().to_owned(), key, value));
+            records.push(record_of(fact.name(), fact.clone(), number));
         }
         for (fact, number) in later_facts().into_iter().zip(100..) {
             let Fact::ToolResult(result) = &fact else {
                 panic!("a new outcome is one of a tool")
             };
             let name = format!("tool_result_{}", result.outcome.name());
-            let event = Event {
-                seq: Seq::new(number),
-                at: Timestamp(1_700_000_000_000 + number),
-                fact,
-            };
-            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
-            else {
-                panic!("an event is put")
-            };
-            records.push((name, key, value));
+            records.push(record_of(&name, fact, number));
         }
         for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
-            let event = Event {
-                seq: Seq::new(number),
-                at: Timestamp(1_700_000_000_000 + number),
-                fact,
-            };
-            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
-            else {
-                panic!("an event is put")
-            };
-            records.push((name.to_owned(), key, value));
+            records.push(record_of(name, fact, number));
         }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
