@@ -780,20 +780,64 @@ async fn a_child_waits_for_a_person_and_its_parent_for_the_child() {
     let prop = Prop::saying("prop", EffectClass::AtMostOnce, "step");
     let troupe = asking_troupe(&prop).with(everything_is_one);
     let (company, session, child) = asking_family(&troupe).await;
-    child
-        .rule(Verdict {
-            of: None,
-            digest: None,
-            ruling: Ruling::Approve,
-            by: None,
-            reason: None,
-        })
-        .await
-        .unwrap();
+    child.rule(approval()).await.unwrap();
     troupe.rests(session.id()).await;
     assert_eq!(words(&troupe.log(session.id()).await), "got done");
     assert_eq!(prop.runs.counts().done, 1);
     eventually(async || is_at_rest(&company)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_for_which_anybody_below_waits_for_a_person_does_not_count() {
+    let prop = Prop::saying("prop", EffectClass::AtMostOnce, "step");
+    let mut troupe = Troupe::new()
+        .agent("lead", &passing_on("ask_middle"), &["ask_middle"])
+        .agent("middle", &passing_on("ask_helper"), &["ask_helper"])
+        .agent("helper", &Puppet::calling(&["prop"]), &["prop"])
+        .prop(&prop);
+    let care = Care {
+        approval: ApprovalMode::Always,
+        ..Care::default()
+    };
+    let company = troupe.builder().care("prop", care.clone()).start().await;
+    let company = company.unwrap();
+    let session = company.session("lead").create().await.unwrap();
+    session.say("go").await.unwrap();
+    let id = session.id();
+    let asks = async |troupe: &Troupe, company: &Impresario| {
+        let waiting = async || {
+            let all = company.list(None, 10).await.unwrap();
+            let all = all.into_iter();
+            all.map(|info| (info.id, info.summary.status))
+                .find(|(_, status)| *status == Status::Waiting)
+        };
+        eventually(async || waiting().await.is_some()).await;
+        // Longer than any call may take, and the agents of the whole house together.
+        tokio::time::sleep(Duration::from_secs(3 * 60 * 60)).await;
+        assert_eq!(troupe.status(id).await, Status::Unfinished);
+        waiting().await.unwrap().0
+    };
+    asks(&troupe, &company).await;
+    drop(session);
+    // Nor does it after a restart.
+    troupe.store = Arc::new(troupe.store.after_power_cut());
+    drop(company);
+    let company = troupe.builder().care("prop", care).start().await.unwrap();
+    let child = asks(&troupe, &company).await;
+    company.open(child).rule(approval()).await.unwrap();
+    troupe.rests(id).await;
+    assert_eq!(words(&troupe.log(id).await), "got got done");
+    eventually(async || is_at_rest(&company)).await;
+}
+
+fn approval() -> Verdict {
+    Verdict {
+        of: None,
+        digest: None,
+        ruling: Ruling::Approve,
+        by: None,
+        reason: None,
+    }
 }
 
 #[tokio::test(start_paused = true)]

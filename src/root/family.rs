@@ -18,7 +18,7 @@ use crate::event::{Event, Fact, Parent, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::session::SessionError;
-use crate::session::company::{ChildEnd, ChildTask, Company, Watch};
+use crate::session::company::{ChildEnd, ChildTask, Company, Person, Source, Watch};
 use crate::session::shared::Shared;
 use crate::store::{PageLimit, Status, StoreError};
 use crate::subscriber::{OnSlow, SubscriberArgs};
@@ -70,6 +70,15 @@ impl Company for Family {
         });
     }
 
+    fn waits(&self, session: SessionId, key: String, person: Person) {
+        let root = self.root.clone();
+        crate::clock::spawn(async move {
+            if let Ok(Some(handle)) = root.find(session).await {
+                handle.child_waits(key, person);
+            }
+        });
+    }
+
     fn recall(&self, child: SessionId) {
         if let Some(shared) = self.shared.upgrade() {
             let root = self.root.clone();
@@ -100,7 +109,8 @@ async fn perform(
     if !follower.has_input() {
         say(root, task, parent).await?;
     }
-    let since = began_after(root, task.session).await;
+    let (since, below) = began(root, task.session).await;
+    (watch.person)(Source::Below, below);
     let from = (follower, since);
     follow(root, shared, task.session, from, watch).await
 }
@@ -162,13 +172,16 @@ async fn say(root: &RootHandle, task: &ChildTask, parent: &Parent) -> Result<(),
     }
 }
 
-/// The child's last event when it came into memory: what is later, this process has done.
-async fn began_after(root: &RootHandle, child: SessionId) -> Seq {
-    let Ok(handle) = root.wake(child).await else {
-        return Seq::new(u64::MAX);
+/// The child's last event when it came into memory: what is later, this process has done. And
+/// whether somebody below it waits for a person.
+async fn began(root: &RootHandle, child: SessionId) -> (Seq, Person) {
+    let facts = match root.wake(child).await {
+        Ok(handle) => handle.facts().await.ok(),
+        Err(_) => None,
     };
-    let facts = handle.facts().await;
-    facts.map_or(Seq::new(u64::MAX), |facts| facts.began_after)
+    facts.map_or((Seq::new(u64::MAX), Person::IsNotAsked), |facts| {
+        (facts.began_after, facts.people)
+    })
 }
 
 /// Reads what the child does, from where the follower is to the end of the turn. Outcomes after
@@ -183,6 +196,8 @@ async fn follow(
     let mut told = since;
     loop {
         told = tell_progress(&follower, told, watch);
+        let mut person = follower.person();
+        (watch.person)(Source::Itself, person);
         let mut items = subscribe(root, shared, child, follower.last()).await?;
         while let Some(chunk) = items.recv().await {
             let stored = match chunk.item {
@@ -196,6 +211,10 @@ async fn follow(
             }
             show(event, watch).await;
             told = tell_progress(&follower, told, watch);
+            if follower.person() != person {
+                person = follower.person();
+                (watch.person)(Source::Itself, person);
+            }
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -1,8 +1,10 @@
 //! Follows a child through its log to the end of the turn that its parent waits for. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::event::{Event, Fact, Spent};
 use crate::id::{Seq, TurnId};
-use crate::session::company::ChildEnd;
+use crate::session::company::{ChildEnd, Person};
 
 /// Where a reader of a child's log stands.
 #[derive(Clone, Debug)]
@@ -14,6 +16,7 @@ pub(super) struct Follower {
     turn: Option<TurnId>,
     words: String,
     trouble: Option<String>,
+    asked: BTreeSet<Seq>,
 }
 
 impl Follower {
@@ -27,6 +30,7 @@ impl Follower {
             turn: None,
             words: String::new(),
             trouble: None,
+            asked: BTreeSet::new(),
         }
     }
 
@@ -50,6 +54,15 @@ impl Follower {
         self.trouble.as_deref()
     }
 
+    /// Whether the child waits for a person.
+    pub(super) fn person(&self) -> Person {
+        if self.asked.is_empty() {
+            Person::IsNotAsked
+        } else {
+            Person::IsAsked
+        }
+    }
+
     /// Takes the next event; gives the turn's end when this is it.
     pub(super) fn take(&mut self, event: &Event) -> Option<ChildEnd> {
         self.last = event.seq;
@@ -63,6 +76,12 @@ impl Follower {
             Fact::TurnStarted { turn, inputs } => self.turn_started(*turn, inputs),
             Fact::LlmResponse(response) => self.words.clone_from(&response.content),
             Fact::Error(failure) => self.trouble = Some(failure.message.clone()),
+            Fact::ApprovalRequested(request) => {
+                self.asked.insert(request.of);
+            }
+            Fact::ApprovalDecided(decision) => {
+                self.asked.remove(&decision.of);
+            }
             Fact::Quarantined { reason } => self.trouble = Some(reason.clone()),
             Fact::TurnFinished {
                 turn,
@@ -86,8 +105,6 @@ impl Follower {
             | Fact::ToolCall(_)
             | Fact::ToolResult(_)
             | Fact::ChildStarted(_)
-            | Fact::ApprovalRequested(_)
-            | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
             | Fact::TurnFinished { .. }
             | Fact::Released { .. }

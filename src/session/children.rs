@@ -2,21 +2,12 @@
 //! session's log before a child exists; when a call has its outcome, what its children still do for
 //! it is cancelled.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use ractor::ActorRef;
-use ractor::rpc::CallResult;
-
-use super::company::{ChildEnd, ChildTask, Watch};
-use super::shared::Shared;
-use super::{Began, Msg, Reply, SessionError, State, answer};
-use crate::event::{ChildStarted, Fact, Parent, SessionCreated, Spent, TurnStatus};
+use super::company::{Person, Source};
+use super::effects::{Running, What};
+use super::{Began, Reply, State, answer};
+use crate::event::{ChildStarted, Fact, Parent, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
-use crate::tool::ToolError;
-use crate::tool::agent::{Agents, Task};
 use crate::turn::Input;
 
 /// What a call tells its session of its children.
@@ -31,6 +22,8 @@ pub(super) enum ChildNews {
     },
     /// One got on with its work.
     Moved,
+    /// The one with this key waits for a person, or does not.
+    Person(String, Source, Person),
     /// The one with this key has done its work.
     Over(String),
 }
@@ -45,6 +38,7 @@ impl State {
                 reply,
             } => self.child_wanted(of, key, agent, reply),
             ChildNews::Moved => self.got_on(),
+            ChildNews::Person(key, source, person) => self.child_waits(key, source, person),
             ChildNews::Over(key) => {
                 self.children_over.insert(key);
             }
@@ -59,6 +53,38 @@ impl State {
         let parent = parent.filter(|_| self.turn.has_errand());
         if let (Some(parent), Some(company)) = (parent, self.shared.company.get()) {
             company.got_on(parent.session);
+        }
+    }
+
+    /// The time for which a child waits for a person does not count against its call, nor against
+    /// the calls that wait for this session.
+    fn child_waits(&mut self, key: String, source: Source, person: Person) {
+        let of = self.turn.child(&key).map(|child| child.of);
+        let running = of.and_then(|of| self.running.get(&of));
+        if let Some(Running {
+            what: What::Tool(children),
+            ..
+        }) = running
+        {
+            children.person(key, source, person);
+        }
+        let parent = self.turn.created().and_then(|it| it.parent.as_ref());
+        let parent = parent.filter(|_| self.turn.has_errand());
+        if let (Some(parent), Some(company)) = (parent, self.shared.company.get()) {
+            company.waits(parent.session, parent.key.clone(), self.people());
+        }
+    }
+
+    /// Whether a child waits for a person.
+    pub(super) fn people(&self) -> Person {
+        let waits = self.running.values().any(|running| match &running.what {
+            What::Tool(children) => children.is_waiting(),
+            What::Model => false,
+        });
+        if waits {
+            Person::IsAsked
+        } else {
+            Person::IsNotAsked
         }
     }
 
@@ -154,114 +180,4 @@ impl State {
             child.is_some_and(|child| turn.open_call(child.of).is_some())
         });
     }
-}
-
-/// What one run of a call has of its session's children.
-#[derive(Clone, Debug)]
-pub(super) struct CallChildren {
-    of: Seq,
-    session: ActorRef<Msg>,
-    shared: Arc<Shared>,
-    spent: Arc<Mutex<Option<Spent>>>,
-}
-
-impl CallChildren {
-    pub(super) fn new(of: Seq, session: ActorRef<Msg>, shared: Arc<Shared>) -> Self {
-        Self {
-            of,
-            session,
-            shared,
-            spent: Arc::default(),
-        }
-    }
-
-    /// What those spent that have done their work.
-    pub(super) fn spent(&self) -> Option<Spent> {
-        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn perform(self, task: Task) -> Result<String, ToolError> {
-        let (session, created) = self.named(&task).await?;
-        let Some(company) = self.shared.company.get() else {
-            return Err(ToolError::Failed("the company is gone".to_owned()));
-        };
-        let actor = self.session.clone();
-        let watch = Watch {
-            output: task.output,
-            moved: Box::new(move || {
-                // A session that is gone counts its progress when it is back.
-                let _gone = actor.cast(Msg::Child(ChildNews::Moved));
-            }),
-        };
-        let child = ChildTask {
-            session,
-            created,
-            input: task.input,
-        };
-        let ended = company.perform(child, watch).await;
-        match ended {
-            Ok(end) => {
-                self.over(task.key, end.spent);
-                verdict(&task.agent, session, end)
-            }
-            Err(fault) if fault.code == Code::Overloaded => {
-                Err(ToolError::Refused(fault.to_string()))
-            }
-            Err(fault) => Err(ToolError::Failed(fault.to_string())),
-        }
-    }
-
-    /// The child of a task, durable in its parent's log.
-    async fn named(&self, task: &Task) -> Result<(SessionId, SessionCreated), ToolError> {
-        let (of, key, agent) = (self.of, task.key.clone(), task.agent.clone());
-        let ask = |reply| {
-            Msg::Child(ChildNews::Wanted {
-                of,
-                key,
-                agent,
-                reply,
-            })
-        };
-        // Answered when it is durable. When it never will be, the session ends, and this run too.
-        let answered = self.session.call(ask, None).await;
-        let Ok(CallResult::Success(named)) = answered else {
-            return std::future::pending().await;
-        };
-        named.map_err(|error| {
-            if let SessionError::Refused(refusal) = error {
-                ToolError::Refused(refusal.to_string())
-            } else {
-                ToolError::Failed(error.to_string())
-            }
-        })
-    }
-
-    fn over(&self, key: String, spent: Spent) {
-        let mut sum = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        *sum = Some(sum.unwrap_or(Spent::NOTHING).plus(spent));
-        drop(sum);
-        // A session that is gone recalls this child when it is back, which changes nothing.
-        let _gone = self.session.cast(Msg::Child(ChildNews::Over(key)));
-    }
-}
-
-impl Agents for CallChildren {
-    fn ask(&self, task: Task) -> BoxFuture<'static, Result<String, ToolError>> {
-        self.clone().perform(task).boxed()
-    }
-}
-
-/// What a child's end is for its parent's model.
-fn verdict(agent: &str, session: SessionId, end: ChildEnd) -> Result<String, ToolError> {
-    let what = match end.status {
-        TurnStatus::Completed => return Ok(end.words),
-        TurnStatus::Failed => "gave up",
-        TurnStatus::Cancelled => "was cancelled",
-    };
-    let why = end
-        .trouble
-        .map_or_else(String::new, |trouble| format!(": {trouble}"));
-    Err(ToolError::Failed(format!(
-        "the agent '{agent}' {what}{why} (session {session})"
-    )))
 }

@@ -24,6 +24,10 @@ pub trait Company: Send + Sync + fmt::Debug + 'static {
     /// Tells a session that one below it got on. Returns at once.
     fn got_on(&self, session: SessionId);
 
+    /// Tells a session that the child with this key, or one below, waits for a person, or that none
+    /// does any more. Returns at once.
+    fn waits(&self, session: SessionId, key: String, person: Person);
+
     /// Cancels what the child does for its parent. Returns at once.
     fn recall(&self, child: SessionId);
 }
@@ -45,6 +49,27 @@ pub struct Watch {
     pub output: OutputSink,
     /// Told when the child got on.
     pub moved: Box<dyn Fn() + Send + Sync>,
+    /// Told when the child begins or ceases to wait for a person.
+    pub person: Box<dyn Fn(Source, Person) + Send + Sync>,
+}
+
+/// Whether somebody waits for a person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Person {
+    /// Nobody is asked.
+    #[default]
+    IsNotAsked,
+    /// A person is asked.
+    IsAsked,
+}
+
+/// Who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The child.
+    Itself,
+    /// A session below it.
+    Below,
 }
 
 /// How a child's turn ended.

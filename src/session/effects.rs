@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::{ActorCell, ActorProcessingErr};
 use tracing::debug;
 
+use super::errands::CallChildren;
 use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace};
@@ -29,7 +30,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) enum What {
     Model,
-    Tool,
+    /// And the sessions that it begins.
+    Tool(CallChildren),
 }
 
 /// A provider's Retry-After beyond this is not waited for in one piece.
@@ -258,6 +260,8 @@ impl State {
             },
             None => open,
         };
+        let (session, shared) = (self.myself.clone(), Arc::clone(&self.shared));
+        let children = CallChildren::new(of, session, shared);
         let work = ToolWork {
             id: self.id,
             claim: self.claim.clone(),
@@ -268,14 +272,15 @@ impl State {
                 .as_ref()
                 .map(|agent| agent.tools.clone())
                 .unwrap_or_default(),
+            children: children.clone(),
             backoff,
             step: Arc::clone(&self.step_places),
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
         self.live.begin((of, attempt), owed_by, self.durable);
-        self.start(of, attempt, What::Tool, Box::pin(work.run()))
-            .await
+        let what = What::Tool(children);
+        self.start(of, attempt, what, Box::pin(work.run())).await
     }
 
     async fn start(

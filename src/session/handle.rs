@@ -6,6 +6,7 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 
 use super::children::ChildNews;
+use super::company::{Person, Source};
 use super::{Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
 use crate::event::{Timestamp, UserInput};
@@ -47,6 +48,8 @@ pub struct Facts {
     pub wants_place: bool,
     /// The last event when it came into memory.
     pub began_after: Seq,
+    /// Whether one of its children waits for a person.
+    pub people: Person,
 }
 
 /// A model or tool call in flight.
@@ -162,6 +165,13 @@ impl SessionHandle {
     pub fn child_moved(&self) {
         // One that is gone counts its progress when it is back.
         let _gone = self.actor.cast(Msg::Child(ChildNews::Moved));
+    }
+
+    /// Tells it that the child with this key waits for a person, or does not any more.
+    pub fn child_waits(&self, key: String, person: Person) {
+        let news = ChildNews::Person(key, Source::Below, person);
+        // One that is gone asks when it is back.
+        let _gone = self.actor.cast(Msg::Child(news));
     }
 
     /// Has it look at what time it is.

@@ -14,6 +14,7 @@ mod children;
 mod commit;
 pub mod company;
 mod effects;
+mod errands;
 mod handle;
 mod live;
 mod load;
@@ -434,6 +435,7 @@ impl State {
             }),
             wants_place: matches!(self.turn_place, TurnPlace::Asked),
             began_after: self.began_after,
+            people: self.people(),
         };
         answer(reply, facts);
     }

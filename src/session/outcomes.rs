@@ -303,7 +303,7 @@ impl State {
                     },
                 );
             }
-            What::Tool => {
+            What::Tool(_) => {
                 let reason = format!("the tool crashed: {cause}");
                 let ended = Ended {
                     running,

@@ -13,7 +13,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
-use super::children::CallChildren;
+use super::errands::CallChildren;
 use super::shared::Shared;
 use crate::admission::Claim;
 use crate::event::{Outcome, Sandbox, Spent};
@@ -151,6 +151,8 @@ pub(super) struct ToolWork {
     pub(super) tools: Toolbox,
     /// No run follows; how the last one ended, if something can stand in for the tool.
     pub(super) fallen: Option<(Outcome, String)>,
+    /// The sessions that it begins.
+    pub(super) children: CallChildren,
     /// Wait so long before the run begins.
     pub(super) backoff: Duration,
     /// Places among the calls of one step.
@@ -188,32 +190,25 @@ impl ToolWork {
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);
         let confined = sink.listen();
-        let (shared, session) = (Arc::clone(&self.shared), self.session.clone());
-        let children = CallChildren::new(self.open.of, session, shared);
-        let how = self.call(sink, output, &children).await;
+        let how = self.call(sink, output).await;
         // A session that is gone will find the call open when it recovers.
         let _gone = self.session.cast(Msg::ToolEnded(ToolEnd {
             of: self.open.of,
             attempt: self.open.attempt,
             how,
             sandbox: confined.sandbox(),
-            spent: children.spent(),
+            spent: self.children.spent(),
         }));
     }
 
-    async fn call(
-        &self,
-        sink: OutputSink,
-        output: mpsc::Receiver<String>,
-        children: &CallChildren,
-    ) -> RunEnd {
+    async fn call(&self, sink: OutputSink, output: mpsc::Receiver<String>) -> RunEnd {
         let call = Call {
             tool: self.open.tool.clone(),
             arguments: self.open.arguments.clone(),
             idempotency_key: format!("{}:{}", self.id, self.open.of),
             attempt: self.open.attempt,
             output: sink,
-            agents: Some(Arc::new(children.clone())),
+            agents: Some(Arc::new(self.children.clone())),
         };
         // The run's last words are shown before its end is told; one that left its sink with
         // somebody else is not waited for.

@@ -28,6 +28,10 @@ pub trait Agents: Send + Sync + fmt::Debug {
     /// [`ToolError::Refused`] when there may be no such session now, [`ToolError::Failed`] when
     /// its turn came to no good end.
     fn ask(&self, task: Task) -> BoxFuture<'static, Result<String, ToolError>>;
+
+    /// So long, in all, agents that were asked have waited for people. It does not count against
+    /// the timeout of whoever waits for them.
+    fn waited(&self) -> Duration;
 }
 
 /// What an agent is to do.

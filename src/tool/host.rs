@@ -19,6 +19,7 @@ use crate::event::{EffectClass, Outcome};
 use crate::metric;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
+use crate::tool::patience::within;
 use crate::tool::{Invocation, Tool, ToolError, Toolbox};
 use crate::turn::ToolRule;
 
@@ -229,13 +230,14 @@ impl Host {
         };
         let spec = self.tool.spec();
         let (timeout, limit) = (spec.timeout, spec.max_output_bytes);
+        let agents = invocation.agents.clone();
         let work = self.tool.call_among(invocation, others);
-        let tried = match tokio::time::timeout(timeout, work).await {
-            Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
-            Ok(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
-            Ok(Err(ToolError::Refused(text))) => Tried::Refused(cut(text, limit)),
-            Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
-            Err(_) => Tried::Died(
+        let tried = match within(timeout, agents.as_ref(), work).await {
+            Some(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
+            Some(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
+            Some(Err(ToolError::Refused(text))) => Tried::Refused(cut(text, limit)),
+            Some(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
+            None => Tried::Died(
                 Outcome::Timeout,
                 format!("no answer within {} ms", timeout.as_millis()),
             ),

@@ -14,6 +14,7 @@ mod compose;
 pub mod host;
 pub mod http;
 pub mod parallel;
+mod patience;
 mod process;
 mod rule;
 pub mod shim;
