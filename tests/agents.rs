@@ -423,6 +423,40 @@ async fn a_cancel_reaches_every_level_and_really_stops_the_models() {
     eventually(async || is_at_rest(&company)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whenever_a_parent_is_cancelled_nothing_below_goes_on() {
+    let last = hanging();
+    let troupe = Troupe::new()
+        .agent("lead", &passing_on("ask_middle"), &["ask_middle"])
+        .agent("middle", &passing_on("ask_helper"), &["ask_helper"])
+        .agent("helper", &last, &[]);
+    let company = troupe.start().await;
+    let families = (0..100).map(|number| {
+        let (company, last) = (company.clone(), last.clone());
+        impresario::clock::spawn(async move {
+            let session = company.session("lead").create().await.unwrap();
+            session.say("go").await.unwrap();
+            if number % 10 == 9 {
+                last.calls.until(|calls| calls.now > 0).await;
+            }
+            // At many instants: this is what the test is about.
+            tokio::time::sleep(Duration::from_micros(number * 150)).await;
+            assert!(session.cancel().await.unwrap());
+        })
+    });
+    for family in families.collect::<Vec<_>>() {
+        within(family).await.unwrap();
+    }
+    eventually(async || {
+        let all = company.list(None, 1_000).await.unwrap();
+        let mut all = all.iter().map(|info| info.summary.status);
+        all.all(|status| status == Status::Idle)
+    })
+    .await;
+    last.calls.until(|calls| calls.now == 0).await;
+    eventually(async || is_at_rest(&company)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_child_that_a_person_cancels_is_an_error_that_its_parents_model_reads() {
     let last = hanging();

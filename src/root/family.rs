@@ -312,7 +312,12 @@ pub(super) async fn remove(
     shared.store.delete(id).await?;
     for child in children {
         let (root, shared) = (root.clone(), Arc::clone(shared));
-        crate::clock::spawn(async move { recall(&root, &shared, child).await });
+        crate::clock::spawn(async move {
+            recall(&root, &shared, child).await;
+            // A worker that ended with its session may have given the task in its last breath.
+            tokio::time::sleep(AGAIN).await;
+            recall(&root, &shared, child).await;
+        });
     }
     Ok(())
 }

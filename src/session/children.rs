@@ -2,6 +2,8 @@
 //! session's log before a child exists; when a call has its outcome, what its children still do for
 //! it is cancelled.
 
+use std::sync::Arc;
+
 use super::company::{Person, Source};
 use super::effects::{Running, What};
 use super::{Began, Reply, State, answer};
@@ -148,27 +150,33 @@ impl State {
         let at_work = at_work.filter(|(key, _)| !self.children_over.contains(*key));
         let at_work: Vec<_> = at_work.map(|(_, child)| child.session).collect();
         if !at_work.is_empty() {
-            self.forsaken.insert(seq, at_work);
+            let worker = self.running.get(&result.of);
+            let worker = worker.map(|running| running.worker.clone());
+            self.forsaken.insert(seq, (worker, at_work));
         }
     }
 
     /// The outcome with this number is durable.
     pub(super) fn recall_forsaken(&mut self, seq: Seq) {
-        for child in self.forsaken.remove(&seq).into_iter().flatten() {
-            self.recall(child);
-        }
+        let Some((worker, children)) = self.forsaken.remove(&seq) else {
+            return;
+        };
+        let Some(company) = self.shared.company.get().map(Arc::clone) else {
+            return;
+        };
+        crate::clock::spawn(async move {
+            if let Some(worker) = worker {
+                // It was killed, and may still be giving a child its task in its last breath.
+                let _ended = worker.wait(None).await;
+            }
+            children.into_iter().for_each(|child| company.recall(child));
+        });
     }
 
     /// An actor that is made anew cannot know whether the former one recalled whom it had to.
     pub(super) fn recall_left_behind(&self, why: Began) {
-        if why != Began::Created {
-            self.turn.forsaken().for_each(|child| self.recall(child));
-        }
-    }
-
-    fn recall(&self, child: SessionId) {
-        if let Some(company) = self.shared.company.get() {
-            company.recall(child);
+        if let Some(company) = self.shared.company.get().filter(|_| why != Began::Created) {
+            self.turn.forsaken().for_each(|child| company.recall(child));
         }
     }
 

@@ -26,7 +26,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
@@ -204,8 +206,9 @@ struct State {
     fallen: BTreeMap<Seq, (Outcome, String)>,
     /// Keys of children of open calls that have done their work.
     children_over: BTreeSet<String>,
-    /// Children to be recalled when this event, the outcome of their call, is durable.
-    forsaken: BTreeMap<Seq, Vec<SessionId>>,
+    /// Children to be recalled when this event, the outcome of their call, is durable, and the worker
+    /// of the call has ended.
+    forsaken: BTreeMap<Seq, (Option<ActorCell>, Vec<SessionId>)>,
     /// The place of the running turn.
     turn_place: TurnPlace,
     /// The places of inputs that wait for their turn.
