@@ -6,6 +6,12 @@
 //! in memory, before the replacement begins. Beside it, in the same run: a bare ractor parent that
 //! starts a child anew when it fails, and records nothing.
 //!
+//! Then the others: sessions that take turn after turn (a model call, a tool call, a model call)
+//! while 500 workers do something at the same instant, each in a session of its own. Measured are
+//! the turns of the others that fell into the time from that instant to the last of the 500
+//! answers: with nothing going on, with 500 that just answer, with 500 that panic and are replaced,
+//! as fast as can be and at the default rate (`limits.restarts_per_second`).
+//!
 //! `cargo bench --bench restart`; `BENCH_ROUNDS` sets how many are measured one by one (default
 //! 500).
 #![expect(
@@ -21,23 +27,31 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use impresario::breaker::BreakerPolicy;
 use impresario::context::ToolDefinition;
 use impresario::event::EffectClass;
 use impresario::model::scripted::Scripted;
 use impresario::restart::{Backoff, RestartPolicy};
 use impresario::settings::Settings;
 use impresario::store::MemoryStore;
-use impresario::tool::{Invocation, Tool, ToolError, ToolSpec};
+use impresario::tool::{Care, Invocation, Tool, ToolError, ToolSpec};
 use impresario::{Agent, Impresario};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 const AT_ONCE: usize = 1_000;
+/// Workers that panic beside others.
+const STORM: usize = 500;
+/// Sessions that go on beside a storm.
+const BYSTANDERS: usize = 8;
+/// So many storms are measured.
+const STORMS: usize = 8;
 /// The panic of the bench, which is not to be printed.
 const ON_PURPOSE: &str = "on purpose";
 
@@ -95,10 +109,10 @@ fn main() {
         );
         let mut bare = Vec::new();
         let mut ours = Vec::new();
-        let (company, mut watcher) = company().await;
+        let (company, mut watcher) = company(Beside::Panics(AT_ANY_RATE)).await;
         for _ in 0..rounds {
             bare.push(bare_at_once(1).await);
-            ours.push(company_at_once(&company, &mut watcher, 1).await);
+            ours.push(span(company_at_once(&company, &mut watcher, 1).await));
         }
         for (name, share) in [("one, p50", 0.5), ("one, p99", 0.99)] {
             print_row(name, at(&mut bare, share), at(&mut ours, share));
@@ -106,11 +120,98 @@ fn main() {
         let (mut bare, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             bare.push(bare_at_once(AT_ONCE).await);
-            ours.push(company_at_once(&company, &mut watcher, AT_ONCE).await);
+            ours.push(span(company_at_once(&company, &mut watcher, AT_ONCE).await));
         }
         print_row("1,000, the last", at(&mut bare, 0.5), at(&mut ours, 0.5));
         company.stop(Duration::from_secs(10)).await.unwrap();
+        bystanders().await;
     });
+}
+
+/// What goes on beside the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Answers,
+    /// Replacements begin at this rate.
+    Panics(u32),
+}
+
+/// No rate at all.
+const AT_ANY_RATE: u32 = u32::MAX;
+
+/// Prints how long turns of the others take beside each of these.
+async fn bystanders() {
+    println!(
+        "\n{:>16} | {:>10} | {:>6} | {:>10} | {:>6} | {:>6}",
+        "turns of others", "p50", "ratio", "p99", "ratio", "turns"
+    );
+    let mut calm = None;
+    let default_rate = Settings::default().limits.restarts_per_second;
+    for (name, beside) in [
+        ("beside nothing", Beside::Nothing),
+        ("500 answer", Beside::Answers),
+        ("500 panic, fast", Beside::Panics(AT_ANY_RATE)),
+        ("500 panic", Beside::Panics(default_rate)),
+    ] {
+        let mut turns = turns_beside(beside).await;
+        let (p50, p99) = (at(&mut turns, 0.5), at(&mut turns, 0.99));
+        let (calm50, calm99) = *calm.get_or_insert((p50, p99));
+        println!(
+            "{name:>16} | {:>7.3} ms | {:>6.2} | {:>7.3} ms | {:>6.2} | {:>6}",
+            p50.as_secs_f64() * 1e3,
+            p50.as_secs_f64() / calm50.as_secs_f64(),
+            p99.as_secs_f64() * 1e3,
+            p99.as_secs_f64() / calm99.as_secs_f64(),
+            turns.len(),
+        );
+    }
+}
+
+/// The turns of bystanders that began or ended while it went on.
+async fn turns_beside(beside: Beside) -> Vec<Duration> {
+    let (company, mut watcher) = company(beside).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let strolls: Vec<_> = (0..BYSTANDERS)
+        .map(|_| tokio::spawn(stroll(company.clone(), Arc::clone(&stop))))
+        .collect();
+    let mut times = Vec::new();
+    for _ in 0..STORMS {
+        if beside == Beside::Nothing {
+            let begun = Instant::now();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            times.push((begun, Instant::now()));
+        } else {
+            times.push(company_at_once(&company, &mut watcher, STORM).await);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let turns = join_all(strolls).await;
+    company.stop(Duration::from_secs(10)).await.unwrap();
+    let overlaps = |begun, ended| {
+        times
+            .iter()
+            .any(|(from, to)| begun <= *to && ended >= *from)
+    };
+    turns
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .filter(|(begun, ended)| overlaps(*begun, *ended))
+        .map(|(begun, ended)| ended - begun)
+        .collect()
+}
+
+/// Takes one turn after the other; gives when each began and ended.
+async fn stroll(company: Impresario, stop: Arc<AtomicBool>) -> Vec<(Instant, Instant)> {
+    let mut turns = Vec::new();
+    let session = company.session("bystander").create().await.unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        let mut turn = session.send("go").await.unwrap();
+        while turn.next().await.is_some() {}
+        turns.push((begun, Instant::now()));
+    }
+    turns
 }
 
 /// Panics that are meant are not printed; all others are.
@@ -139,8 +240,8 @@ fn print_row(name: &str, bare: Duration, ours: Duration) {
 }
 
 impl Watcher {
-    /// From the first panic to the last answer of so many workers, which all panic together.
-    async fn span(&mut self, workers: usize) -> Duration {
+    /// The first panic and the last answer of so many workers, which all panic together.
+    async fn between(&mut self, workers: usize) -> (Instant, Instant) {
         let mut first: Option<Instant> = None;
         let (mut waiting, mut answers) = (0, 0);
         loop {
@@ -156,17 +257,36 @@ impl Watcher {
                 Moment::Answers => answers += 1,
             }
             if answers == workers {
-                return when - first.unwrap();
+                return (first.unwrap(), when);
             }
         }
     }
 }
 
-/// Panics at its first run, answers at its second.
+fn span((begun, ended): (Instant, Instant)) -> Duration {
+    ended - begun
+}
+
+/// Panics at its first run, answers at its second; or answers at once.
 #[derive(Debug)]
 struct Fragile {
     spec: ToolSpec,
     moments: Moments,
+    beside: Beside,
+}
+
+/// Answers.
+#[derive(Debug)]
+struct Steady(ToolSpec);
+
+impl Tool for Steady {
+    fn spec(&self) -> &ToolSpec {
+        &self.0
+    }
+
+    fn call(&self, _invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>> {
+        std::future::ready(Ok("done".to_owned())).boxed()
+    }
 }
 
 impl Tool for Fragile {
@@ -176,64 +296,89 @@ impl Tool for Fragile {
 
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>> {
         let moments = self.moments.clone();
+        let beside = self.beside;
         async move {
-            work(&moments, invocation.attempt).await;
+            work(&moments, invocation.attempt, beside).await;
             Ok("done".to_owned())
         }
         .boxed()
     }
 }
 
-async fn work(moments: &Moments, attempt: u32) {
+async fn work(moments: &Moments, attempt: u32, beside: Beside) {
     if attempt == 1 {
         moments.tell(Moment::Waits).await;
         moments.gate.acquire().await.unwrap().forget();
         moments.tell(Moment::Panics).await;
-        std::panic::panic_any(ON_PURPOSE);
+        if matches!(beside, Beside::Panics(_)) {
+            std::panic::panic_any(ON_PURPOSE);
+        }
     }
     moments.tell(Moment::Answers).await;
 }
 
-async fn company() -> (Impresario, Watcher) {
-    let (moments, watcher) = Moments::new();
+fn spec(name: &str) -> ToolSpec {
+    ToolSpec {
+        definition: ToolDefinition {
+            name: name.to_owned(),
+            description: "Breaks once, or never.".to_owned(),
+            parameters: json!({"type": "object"}),
+        },
+        effect: EffectClass::Pure,
+        timeout: Duration::from_secs(60),
+        restart: RestartPolicy {
+            max_restarts: 1,
+            within: Duration::from_secs(1),
+            backoff: Backoff {
+                first: Duration::ZERO,
+                cap: Duration::ZERO,
+            },
+        },
+        max_output_bytes: 1_024,
+    }
+}
+
+/// What the model does when it is told to go: it calls this tool, then says that it is done.
+fn script(tool: &str) -> Arc<Scripted> {
     let script = json!({"repeat": true, "answers": [
-        {"when": "go", "pieces": [{"tool_calls": [{"tool": "fragile", "arguments": {}}]}]},
+        {"when": "go", "pieces": [{"tool_calls": [{"tool": tool, "arguments": {}}]}]},
         {"when": "go", "pieces": [{"text": "Done."}]},
     ]});
+    Arc::new(Scripted::new(serde_json::from_value(script).unwrap()))
+}
+
+async fn company(beside: Beside) -> (Impresario, Watcher) {
+    let (moments, watcher) = Moments::new();
     let mut settings = Settings::default();
-    settings.limits.tool_workers = AT_ONCE;
-    settings.limits.running_turns = AT_ONCE;
-    settings.limits.model_calls = AT_ONCE;
+    if let Beside::Panics(rate) = beside {
+        settings.limits.restarts_per_second = rate;
+    }
+    settings.limits.tool_workers = 2 * AT_ONCE;
+    settings.limits.running_turns = 2 * AT_ONCE;
+    settings.limits.model_calls = 2 * AT_ONCE;
+    // It is to be called however often it breaks.
+    let tough = Care {
+        breaker: BreakerPolicy {
+            failures: 0,
+            ..BreakerPolicy::default()
+        },
+        ..Care::default()
+    };
     let fragile = Fragile {
         moments,
-        spec: ToolSpec {
-            definition: ToolDefinition {
-                name: "fragile".to_owned(),
-                description: "Breaks once.".to_owned(),
-                parameters: json!({"type": "object"}),
-            },
-            effect: EffectClass::Pure,
-            timeout: Duration::from_secs(60),
-            restart: RestartPolicy {
-                max_restarts: 1,
-                within: Duration::from_secs(1),
-                backoff: Backoff {
-                    first: Duration::ZERO,
-                    cap: Duration::ZERO,
-                },
-            },
-            max_output_bytes: 1_024,
-        },
+        beside,
+        spec: spec("fragile"),
     };
     let company = Impresario::builder()
         .settings(&settings)
         .event_store(Arc::new(MemoryStore::new()))
-        .model(
-            "scripted",
-            Arc::new(Scripted::new(serde_json::from_value(script).unwrap())),
-        )
+        .model("breaks", script("fragile"))
+        .model("goes_on", script("steady"))
         .tool(fragile)
-        .agent(Agent::new("worker").model("scripted").tools(["fragile"]))
+        .tool(Steady(spec("steady")))
+        .care("fragile", tough)
+        .agent(Agent::new("worker").model("breaks").tools(["fragile"]))
+        .agent(Agent::new("bystander").model("goes_on").tools(["steady"]))
         .start()
         .await
         .unwrap();
@@ -241,7 +386,11 @@ async fn company() -> (Impresario, Watcher) {
 }
 
 /// So many sessions, each with one call.
-async fn company_at_once(company: &Impresario, watcher: &mut Watcher, workers: usize) -> Duration {
+async fn company_at_once(
+    company: &Impresario,
+    watcher: &mut Watcher,
+    workers: usize,
+) -> (Instant, Instant) {
     let sessions =
         (0..workers).map(|_| async { company.session("worker").create().await.unwrap() });
     let sessions = join_all(sessions).await;
@@ -255,7 +404,7 @@ async fn company_at_once(company: &Impresario, watcher: &mut Watcher, workers: u
             })
         })
         .collect();
-    let took = watcher.span(workers).await;
+    let took = watcher.between(workers).await;
     for turn in turns {
         turn.await.unwrap();
     }
@@ -323,7 +472,7 @@ impl Actor for Child {
         attempt: u32,
         moments: &mut Moments,
     ) -> Result<(), ActorProcessingErr> {
-        work(moments, attempt).await;
+        work(moments, attempt, Beside::Panics(AT_ANY_RATE)).await;
         myself.stop(None);
         Ok(())
     }
@@ -333,7 +482,7 @@ async fn bare_at_once(workers: usize) -> Duration {
     let (moments, mut watcher) = Moments::new();
     let parents = (0..workers).map(|_| Actor::spawn(None, Parent, moments.clone()));
     let parents = join_all(parents).await;
-    let took = watcher.span(workers).await;
+    let took = span(watcher.between(workers).await);
     for parent in parents {
         let (parent, task) = parent.unwrap();
         parent.stop(None);

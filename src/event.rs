@@ -78,6 +78,8 @@ pub enum Fact {
         attempt: u32,
         /// Why the former run ended.
         reason: String,
+        /// What kind of failure that was; nothing in logs of older versions.
+        cause: Option<Cause>,
     },
     /// The turn is done with.
     TurnFinished {
@@ -257,6 +259,8 @@ pub struct ToolResult {
     pub duration_ms: u64,
     /// How the last run was confined, where it was a program's and one has begun.
     pub sandbox: Option<Sandbox>,
+    /// What kind of failure led to this outcome, if one did; nothing in logs of older versions.
+    pub cause: Option<Cause>,
     /// What the sessions that it began spent, if it began any.
     pub spent: Option<Spent>,
 }
@@ -335,6 +339,23 @@ pub enum Outcome {
     Fallback,
     /// An earlier answer to the same question.
     Cached,
+}
+
+/// What kind of failure of a tool it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The run died: a panic, or its process or supervisor ended.
+    Crashed,
+    /// The deadline passed.
+    TimedOut,
+    /// The tool did its work and answered with an error.
+    BadAnswer,
+    /// It was not run: its arguments, a limit, its sandbox or a person forbade it.
+    Refused,
+    /// It was not run: it had failed too often.
+    BreakerOpen,
+    /// The daemon, or the session's actor, began anew while it ran.
+    Interrupted,
 }
 
 /// How a turn ended.

@@ -5,11 +5,15 @@
 //! the name of a model or tool in the settings: the number of series is bounded by the settings.
 //! Ids are never labels.
 
+mod label;
+
 use std::time::Duration;
 
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
+
+pub use label::{Lane, Rejection, SessionState, SlowPolicy, Strays, TokenKind, WorkerKind};
 
 const BUILD_INFO: &str = "impresario_build_info";
 const SESSIONS: &str = "impresario_sessions";
@@ -28,6 +32,8 @@ const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
 const APPROVALS_ASKED: &str = "impresario_approvals_asked_total";
 const APPROVALS_DECIDED: &str = "impresario_approvals_decided_total";
+const STRAYS: &str = "impresario_tool_strays_total";
+const FAILURES: &str = "impresario_tool_failures_total";
 const WORKER_RESTARTS: &str = "impresario_worker_restarts_total";
 const QUEUE_DEPTH: &str = "impresario_queue_depth";
 const QUEUE_WAIT_SECONDS: &str = "impresario_queue_wait_seconds";
@@ -77,149 +83,6 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         ],
     ),
 ];
-
-/// Where a session stands in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionState {
-    /// An actor lives for it.
-    Live,
-    /// It kept failing and was set aside.
-    Quarantined,
-}
-
-/// What the tokens of a model call were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenKind {
-    /// Read, those from the provider's cache included.
-    Input,
-    /// Read from the provider's cache.
-    Cached,
-    /// Written, reasoning included.
-    Output,
-    /// Spent on reasoning.
-    Reasoning,
-}
-
-/// What kind of worker was started again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkerKind {
-    /// A model worker.
-    Model,
-    /// A tool worker.
-    Tool,
-    /// A session's actor.
-    Session,
-}
-
-/// A queue of waiting work before a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Lane {
-    /// Before `limits.live_sessions`.
-    LiveSessions,
-    /// Before `limits.running_turns`.
-    RunningTurns,
-    /// Before `limits.model_calls`.
-    ModelCalls,
-    /// Before `limits.tool_workers`.
-    ToolWorkers,
-    /// Inputs accepted and not yet applied.
-    QueuedInputs,
-}
-
-/// What was done to a reader that fell behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowPolicy {
-    /// Its deltas were merged.
-    Coalesce,
-    /// Its deltas were left out.
-    Boundaries,
-    /// It was disconnected.
-    Disconnect,
-}
-
-/// Why work was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// A lane was full.
-    Overloaded,
-    /// The daemon is stopping.
-    Draining,
-    /// The disk is (nearly) full.
-    DiskFull,
-    /// The request's values were wrong or too large.
-    Invalid,
-    /// The session is set aside.
-    Quarantined,
-    /// Too many control connections.
-    Connections,
-}
-
-impl SessionState {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Quarantined => "quarantined",
-        }
-    }
-}
-
-impl TokenKind {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Cached => "cached",
-            Self::Output => "output",
-            Self::Reasoning => "reasoning",
-        }
-    }
-}
-
-impl WorkerKind {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Tool => "tool",
-            Self::Session => "session",
-        }
-    }
-}
-
-impl Lane {
-    /// The name of the lane, and of the setting in `[limits]`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::LiveSessions => "live_sessions",
-            Self::RunningTurns => "running_turns",
-            Self::ModelCalls => "model_calls",
-            Self::ToolWorkers => "tool_workers",
-            Self::QueuedInputs => "queued_inputs",
-        }
-    }
-}
-
-impl SlowPolicy {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Coalesce => "coalesce",
-            Self::Boundaries => "boundaries",
-            Self::Disconnect => "disconnect",
-        }
-    }
-}
-
-impl Rejection {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Overloaded => "overloaded",
-            Self::Draining => "draining",
-            Self::DiskFull => "disk_full",
-            Self::Invalid => "invalid",
-            Self::Quarantined => "quarantined",
-            Self::Connections => "connections",
-        }
-    }
-}
 
 /// Gives each metric its unit and its sentence. Call once, after the recorder is installed.
 pub fn describe() {
@@ -308,6 +171,16 @@ fn describe_tool_counters() {
         FALLBACKS,
         Unit::Count,
         "calls that something else answered in a tool's stead, by tool"
+    );
+    describe_counter!(
+        FAILURES,
+        Unit::Count,
+        "runs and calls of tools that failed, by tool and cause"
+    );
+    describe_counter!(
+        STRAYS,
+        Unit::Count,
+        "processes of tools that outlived their supervisor and were ended, by cause: start (a killed daemon had left them) or supervisor (it was killed)"
     );
     describe_counter!(
         APPROVALS_ASKED,
@@ -421,6 +294,17 @@ pub fn cache_asked(tool: &str, result: &'static str) {
 /// Counts a call that something else answered in a tool's stead.
 pub fn fallback_used(tool: &str) {
     counter!(FALLBACKS, "tool" => tool.to_owned()).increment(1);
+}
+
+/// Counts a run or call of a tool that failed; `cause` is `Cause::name()`. `tool` as in
+/// [`tool_call_ended`].
+pub fn tool_failed(tool: &str, cause: &'static str) {
+    counter!(FAILURES, "tool" => tool.to_owned(), "cause" => cause).increment(1);
+}
+
+/// Counts processes that were ended outside of their run.
+pub fn strays_ended(cause: Strays, processes: usize) {
+    counter!(STRAYS, "cause" => cause.label()).increment(processes as u64);
 }
 
 /// Counts a question to a person about a tool call; `question` is `Question::name()`.
@@ -564,6 +448,8 @@ mod tests {
         fallback_used("t");
         approval_asked("run");
         approval_decided("approved");
+        tool_failed("t", "crashed");
+        strays_ended(Strays::Start, 1);
         worker_restarted(WorkerKind::Tool);
         queue_depth(Lane::ModelCalls, 1);
         queue_waited(Lane::ModelCalls, took);

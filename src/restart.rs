@@ -62,6 +62,28 @@ impl Backoff {
     }
 }
 
+/// Spreads what would begin at the same instant: a few at once, the rest one after the other. The
+/// leaky bucket of ATM's generic cell rate algorithm, so that there is one number to remember
+/// (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    /// When the next one would begin, if none began before its time.
+    due: Duration,
+}
+
+/// So much of a rate may begin at once.
+const BURST: Duration = Duration::from_millis(100);
+
+impl Pace {
+    /// How long one that comes at `now` has to wait, where so many may begin in a second. It has
+    /// its place then, whether it takes it or not.
+    pub fn wait(&mut self, per_second: u32, now: Duration) -> Duration {
+        let due = self.due.max(now);
+        self.due = due.saturating_add(Duration::from_secs(1) / per_second.max(1));
+        due.saturating_sub(now).saturating_sub(BURST)
+    }
+}
+
 /// Remembers failures, and says whether another restart is allowed.
 #[derive(Clone, Debug, Default)]
 pub struct Intensity {
@@ -118,11 +140,97 @@ mod tests {
     }
 
     #[test]
+    fn the_default_of_otp_allows_one_restart_in_five_seconds() {
+        // intensity = 1, period = 5; with 0 restarts the first failure is one too many.
+        let policy = |max_restarts| RestartPolicy {
+            max_restarts,
+            within: Duration::from_secs(5),
+            ..POLICY
+        };
+        // (intensity, second, expected)
+        let table = [
+            (1, 0, Some(1)),
+            (1, 5, None),
+            (1, 11, Some(1)),
+            (1, 17, Some(1)),
+            (0, 100, None),
+            (0, 200, None),
+        ];
+        let mut intensity = Intensity::default();
+        for (max_restarts, at, expected) in table {
+            let count = intensity.failed(&policy(max_restarts), Duration::from_secs(at));
+            assert_eq!(count, expected, "{max_restarts} at {at} s");
+        }
+    }
+
+    #[test]
+    fn the_same_rate_may_come_in_a_burst_or_evenly() {
+        // Both allow a restart each 6 s; the longer period allows five at once.
+        for (max_restarts, within) in [(5, 30), (1, 6)] {
+            let policy = RestartPolicy {
+                max_restarts,
+                within: Duration::from_secs(within),
+                ..POLICY
+            };
+            let mut evenly = Intensity::default();
+            for at in (0..20).map(|failure| failure * (within / u64::from(max_restarts) + 1)) {
+                let count = evenly.failed(&policy, Duration::from_secs(at));
+                assert!(count.is_some(), "at {at} s");
+            }
+            let mut intensity = Intensity::default();
+            let burst = [0; 5].map(|at| intensity.failed(&policy, Duration::from_secs(at)));
+            let allowed = burst.into_iter().flatten().count();
+            assert_eq!(allowed, usize::try_from(max_restarts).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_comes_at_once_begins_a_few_at_a_time() {
+        // 20 in a second: two, and then one each 50 ms. (comes at, waits), milliseconds.
+        let table = [
+            (0, 0),
+            (0, 0),
+            (0, 0),
+            (0, 50),
+            (0, 100),
+            (100, 50),
+            (200, 0),
+            (200, 50),
+            // After a while there is no more than at the beginning.
+            (10_000, 0),
+            (10_000, 0),
+            (10_000, 0),
+            (10_000, 50),
+        ];
+        let mut pace = Pace::default();
+        for (at, expected) in table {
+            let wait = pace.wait(20, Duration::from_millis(at));
+            assert_eq!(wait, Duration::from_millis(expected), "at {at} ms");
+        }
+    }
+
+    #[test]
     fn waits_double_up_to_the_cap() {
         let ceilings: Vec<_> = (1..=6)
             .map(|retry| POLICY.backoff.ceiling(retry).as_millis())
             .collect();
         assert_eq!(ceilings, [100, 200, 400, 800, 1000, 1000]);
-        assert_eq!(POLICY.backoff.wait(2, 0.5), Duration::from_millis(100));
+        // (restart, jitter, milliseconds)
+        let table = [
+            (1, 0.0, 0),
+            (1, 1.0, 100),
+            (2, 0.5, 100),
+            (3, 0.25, 100),
+            (5, 1.0, 1_000),
+            (100, 1.0, 1_000),
+            (u32::MAX, 0.5, 500),
+            // What is no share is taken for the nearest one.
+            (1, 7.0, 100),
+            (1, -1.0, 0),
+        ];
+        for (retry, jitter, expected) in table {
+            let wait = POLICY.backoff.wait(retry, jitter).as_millis();
+            assert_eq!(wait, expected, "restart {retry}, jitter {jitter}");
+        }
     }
 }

@@ -670,6 +670,7 @@ async fn a_child_that_nobody_wants_any_more_is_cancelled_at_the_start() {
         attempts: 1,
         duration_ms: 0,
         sandbox: None,
+        cause: None,
         spent: None,
     };
     let append = Append {

@@ -417,6 +417,63 @@ async fn errors_are_not_kept_and_old_answers_go() {
     .await;
 }
 
+/// Says what becomes of a call at this second, with these arguments.
+type CacheRow = (u64, &'static str, Result<bool, ()>);
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_used_until_it_is_too_old_or_one_too_many() {
+    // Two answers for 10 s. (second, arguments, whether the tool ran, or an error)
+    let table: [CacheRow; 16] = [
+        (0, "a", Ok(true)),
+        (1, "a", Ok(false)),
+        (9, "a", Ok(false)),
+        (10, "a", Ok(true)),
+        (11, "b", Ok(true)),
+        (12, "a", Ok(false)),
+        // b was not asked for longest, and goes.
+        (13, "c", Ok(true)),
+        (14, "a", Ok(false)),
+        (14, "c", Ok(false)),
+        (15, "b", Ok(true)),
+        (16, "a", Ok(true)),
+        // Errors are not kept, and push nothing out.
+        (17, "bad", Err(())),
+        (17, "bad", Err(())),
+        (18, "b", Ok(false)),
+        (25, "b", Ok(true)),
+        (26, "a", Ok(true)),
+    ];
+    let tool = Prop::new("tool", EffectClass::Pure, |invocation| async move {
+        match invocation.arguments.get("q").and_then(|q| q.as_str()) {
+            Some("bad") => Err(ToolError::Failed("no".to_owned())),
+            _ => Ok("fine".to_owned()),
+        }
+    });
+    let care = Care {
+        cache: Some(CacheLimits {
+            ttl: Duration::from_secs(10),
+            entries: 2,
+        }),
+        ..Care::default()
+    };
+    let company = company(
+        &Stage::new(&Puppet::calling(&["tool"]), &[&tool]),
+        &[("tool", care)],
+    )
+    .await;
+    let mut now = 0;
+    for (at, question, expected) in table {
+        tokio::time::sleep(Duration::from_secs(at - now)).await;
+        now = at;
+        let before = tool.runs.counts().begun;
+        let arguments = format!(r#"{{"q":"{question}"}}"#);
+        let answer = company.call_tool("tool", &arguments).await;
+        let ran = tool.runs.counts().begun > before;
+        let seen = answer.map(|_| ran).map_err(|_| assert!(ran));
+        assert_eq!(seen, expected, "{question} at {at} s");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn so_many_runs_of_a_tool_at_once_and_the_others_wait() {
     let tool = Prop::new("tool", EffectClass::Pure, |_| async {

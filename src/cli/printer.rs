@@ -185,9 +185,11 @@ impl Printer {
 
 fn result_line(result: &ToolResult) -> String {
     let content = short(&result.content, SHORT);
-    match result.outcome.as_str() {
-        "ok" => format!("← {content}"),
-        outcome => format!("← {outcome}: {content}"),
+    match (result.outcome.as_str(), result.cause.as_deref()) {
+        ("ok", _) => format!("← {content}"),
+        // These say it all.
+        (outcome, None | Some("bad_answer" | "timed_out")) => format!("← {outcome}: {content}"),
+        (outcome, Some(cause)) => format!("← {outcome} ({}): {content}", cause.replace('_', " ")),
     }
 }
 

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::control::client::{Client, ClientError};
 use crate::daemon::Exit;
@@ -46,6 +47,12 @@ pub async fn ensure(starter: &Starter) -> Result<Client> {
         Err(ClientError::NoDaemon(_)) => {}
         other => return Ok(other?),
     }
+    let _alone = alone(&starter.settings.store.path).await?;
+    // Another command may have started one meanwhile.
+    match Client::connect(socket).await {
+        Err(ClientError::NoDaemon(_)) => {}
+        other => return Ok(other?),
+    }
     let log = starter.settings.store.path.join("daemon.log");
     let child = start(starter, &log).with_context(|| {
         format!(
@@ -56,11 +63,29 @@ pub async fn ensure(starter: &Starter) -> Result<Client> {
     wait_for(child, starter, &log).await
 }
 
-fn start(starter: &Starter, log: &Path) -> Result<Child> {
+/// Waits until no other command is starting a daemon on this data directory. One that came too late
+/// would wait for the first one's end, and then run without anybody who wanted it.
+async fn alone(data: &Path) -> Result<File> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(&starter.settings.store.path)?;
+        .create(data)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(data.join("starting"))?;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn start(starter: &Starter, log: &Path) -> Result<Child> {
     let program = std::env::current_exe()?;
     let child = Command::new(program)
         .args(&starter.flags)

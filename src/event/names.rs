@@ -1,7 +1,8 @@
 //! The words of the domain's enums: the same in settings, on disk, on the wire and in metrics.
 
 use super::{
-    Decision, EffectClass, FailureClass, FinishReason, Outcome, Question, Sandbox, TurnStatus,
+    Cause, Decision, EffectClass, FailureClass, FinishReason, Outcome, Question, Sandbox,
+    TurnStatus,
 };
 
 impl EffectClass {
@@ -34,6 +35,21 @@ impl Sandbox {
             Self::Basic => "basic",
             Self::Landlock => "landlock",
             Self::Bwrap => "bwrap",
+        }
+    }
+}
+
+impl Cause {
+    /// The name used on disk, on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crashed => "crashed",
+            Self::TimedOut => "timed_out",
+            Self::BadAnswer => "bad_answer",
+            Self::Refused => "refused",
+            Self::BreakerOpen => "breaker_open",
+            Self::Interrupted => "interrupted",
         }
     }
 }

@@ -58,10 +58,12 @@ impl Redactor {
                 of,
                 attempt,
                 reason,
+                cause,
             } => Fact::WorkerRestarted {
                 of,
                 attempt,
                 reason: self.text(&reason),
+                cause,
             },
             Fact::Quarantined { reason } => Fact::Quarantined {
                 reason: self.text(&reason),

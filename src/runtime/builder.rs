@@ -11,7 +11,7 @@ use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::{Model, Sampling};
 use crate::root::RootHandle;
-use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Shared};
+use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Restarts, Shared};
 use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
@@ -340,6 +340,7 @@ impl Builder {
             models,
             tools,
             phase: Phase::default(),
+            restarts: Restarts::default(),
             census: Census::default(),
             company: OnceLock::new(),
             alarms: Alarms::default(),
@@ -369,9 +370,13 @@ async fn open(
     let mut settings = settings.store.clone();
     settings.path = path;
     let clock = Arc::clone(clock);
-    let opened =
-        tokio::task::spawn_blocking(move || SledStore::open(&settings, clock.as_ref())).await?;
-    Ok(Arc::new(opened?))
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = SledStore::open(&settings, clock.as_ref())?;
+        // The directory is ours alone now, and nothing has been started in it.
+        crate::tool::sweep(&settings.path);
+        Ok::<_, OpenError>(opened)
+    });
+    Ok(Arc::new(opened.await??))
 }
 
 fn agents(

@@ -170,11 +170,11 @@ impl Impresario {
         };
         let redactor = &self.0.shared.redactor;
         match tools.settle(&call).await {
-            RunEnd::Done(outcome, text) if !outcome.is_error() => Ok(redactor.text(&text)),
+            RunEnd::Done(outcome, text, _) if !outcome.is_error() => Ok(redactor.text(&text)),
             RunEnd::Died(Outcome::Timeout, reason) => {
                 Err(Fault::new(Code::Timeout, format!("the tool gave {reason}")))
             }
-            RunEnd::Done(_, text) | RunEnd::Died(_, text) => {
+            RunEnd::Done(_, text, _) | RunEnd::Died(_, text) => {
                 Err(Fault::new(Code::Internal, redactor.text(&text)))
             }
         }

@@ -249,7 +249,10 @@ impl State {
         let policy = self.restart_policy(&open.tool);
         let fallen = self.fallen.get(&open.of).cloned();
         let backoff = match open.attempt {
-            2.. if fallen.is_none() => policy.backoff.wait(open.attempt - 1, fastrand::f64()),
+            2.. if fallen.is_none() => {
+                let backoff = policy.backoff.wait(open.attempt - 1, fastrand::f64());
+                backoff.max(self.pace(&open.tool))
+            }
             _ => Duration::ZERO,
         };
         let (of, attempt, owed_by) = (open.of, open.attempt, open.owed_by);

@@ -100,7 +100,7 @@ impl CallChildren {
                 verdict(&task.agent, session, end)
             }
             Err(fault) if fault.code == Code::Overloaded => {
-                Err(ToolError::Refused(fault.to_string()))
+                Err(ToolError::NotNow(fault.to_string()))
             }
             Err(fault) => Err(ToolError::Failed(fault.to_string())),
         }
@@ -143,7 +143,7 @@ impl CallChildren {
         };
         named.map_err(|error| {
             if let SessionError::Refused(refusal) = error {
-                ToolError::Refused(refusal.to_string())
+                ToolError::NotNow(refusal.to_string())
             } else {
                 ToolError::Failed(error.to_string())
             }

@@ -19,6 +19,7 @@ mod handle;
 mod live;
 mod load;
 mod outcomes;
+mod restarts;
 pub mod shared;
 mod worker;
 
@@ -202,6 +203,8 @@ struct State {
     step_places: Arc<Semaphore>,
     /// How often each tool died of late.
     deaths: HashMap<String, Intensity>,
+    /// Restarts of all its tools together.
+    restarts: Intensity,
     /// Calls that are not run again, for which something stands in: how the last run ended.
     fallen: BTreeMap<Seq, (Outcome, String)>,
     /// Keys of children of open calls that have done their work.
@@ -319,6 +322,7 @@ impl State {
             by_worker: HashMap::new(),
             step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
+            restarts: Intensity::default(),
             fallen: BTreeMap::new(),
             children_over: BTreeSet::new(),
             forsaken: BTreeMap::new(),

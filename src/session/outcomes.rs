@@ -11,7 +11,7 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{LlmResponse, Outcome, RequestedCall, Sandbox, Spent, ToolResult};
+use crate::event::{Cause, LlmResponse, Outcome, RequestedCall, Sandbox, Spent, ToolResult};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -194,8 +194,8 @@ impl State {
             spent: end.spent,
         };
         match end.how {
-            RunEnd::Done(outcome, content) => {
-                self.tool_done(end.of, outcome, content, &ended);
+            RunEnd::Done(outcome, content, cause) => {
+                self.tool_done(end.of, (outcome, cause), content, &ended);
             }
             RunEnd::Died(outcome, reason) => {
                 self.tool_died(end.of, outcome, reason, &ended);
@@ -203,12 +203,23 @@ impl State {
         }
     }
 
-    fn tool_done(&mut self, of: Seq, outcome: Outcome, content: String, ended: &Ended) {
+    fn tool_done(
+        &mut self,
+        of: Seq,
+        (outcome, cause): (Outcome, Option<Cause>),
+        content: String,
+        ended: &Ended,
+    ) {
         self.live.finish(of);
         let took = self.since(&ended.running);
-        self.fallen.remove(&of);
+        let fell = self.fallen.remove(&of).is_some();
         if let Some(open) = self.turn.open_call(of) {
-            metric::tool_call_ended(self.known_tool(&open.tool), outcome.name(), took);
+            let tool = self.known_tool(&open.tool);
+            metric::tool_call_ended(tool, outcome.name(), took);
+            // A death was counted when it came.
+            if let Some(cause) = cause.filter(|_| !fell) {
+                metric::tool_failed(tool, cause.name());
+            }
         }
         self.decide_outcome(Input::ToolDone(ToolResult {
             of,
@@ -217,6 +228,7 @@ impl State {
             attempts: ended.running.attempt,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
+            cause,
             spent: ended.spent,
         }));
     }
@@ -231,18 +243,12 @@ impl State {
         }
         let tool = open.tool.clone();
         let took = self.since(running);
-        warn!(session = %self.id, %tool, attempt = running.attempt, %reason, "tool run died");
-        let policy = self.restart_policy(&tool);
-        let now = self.shared.clock.elapsed();
-        let in_bounds = self
-            .deaths
-            .entry(tool.clone())
-            .or_default()
-            .failed(&policy, now)
-            .is_some();
-        let allowed_again = in_bounds && running.attempt <= policy.max_restarts;
+        let cause = RunEnd::death(outcome);
+        warn!(session = %self.id, %tool, attempt = running.attempt, cause = cause.name(), %reason, "tool run died");
+        metric::tool_failed(self.known_tool(&tool), cause.name());
         let may_again = open_may_run_again(self.turn.open_call(of));
-        if allowed_again && may_again {
+        let allowed_again = self.allows_restart(&tool, running.attempt) && may_again;
+        if allowed_again && self.has_restarts_left(of) {
             metric::worker_restarted(WorkerKind::Tool);
             self.decide_outcome(Input::ToolDied(ToolDeath {
                 of,
@@ -251,6 +257,7 @@ impl State {
                 allowed_again,
                 duration_ms: millis(took),
                 sandbox: ended.sandbox,
+                cause,
                 spent: ended.spent,
             }));
         } else if may_again && self.has_stand_in(&tool) {
@@ -274,6 +281,7 @@ impl State {
             allowed_again: false,
             duration_ms: millis(took),
             sandbox: ended.sandbox,
+            cause: RunEnd::death(outcome),
             spent: ended.spent,
         }));
     }

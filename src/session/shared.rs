@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::admission::{Lane, Share, Shares};
 use crate::clock::Clock;
@@ -13,6 +14,7 @@ use crate::id::SessionId;
 use crate::metric;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
+use crate::restart::Pace;
 use crate::session::company::Company;
 use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
@@ -48,6 +50,20 @@ pub struct Shared {
     pub company: OnceLock<Arc<dyn Company>>,
     /// When sessions that wait for a person are looked at again.
     pub alarms: Alarms,
+    /// How soon runs of tools that died begin again, over all sessions.
+    pub restarts: Restarts,
+}
+
+/// Spreads the restarts of all sessions, so that many at once leave room for everybody else.
+#[derive(Debug, Default)]
+pub struct Restarts(Mutex<Pace>);
+
+impl Restarts {
+    /// How long a restart has to wait that is asked for now.
+    pub(super) fn wait(&self, per_second: u32, now: Duration) -> Duration {
+        let mut pace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.wait(per_second, now)
+    }
 }
 
 /// When sessions have to be awake, whether they sleep until then or not: at most one time for each.

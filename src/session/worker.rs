@@ -225,7 +225,9 @@ impl ToolWork {
             Either::Right(((), run)) => run.await,
         };
         match ended {
-            RunEnd::Done(outcome, text) => RunEnd::Done(outcome, cut(text, RESULT_KEPT)),
+            RunEnd::Done(outcome, text, cause) => {
+                RunEnd::Done(outcome, cut(text, RESULT_KEPT), cause)
+            }
             died @ RunEnd::Died(..) => died,
         }
     }

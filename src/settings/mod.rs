@@ -7,6 +7,7 @@ mod approval;
 pub(crate) mod cycle;
 mod environment;
 mod load;
+mod log;
 mod model;
 mod paths;
 mod problems;
@@ -25,6 +26,7 @@ pub use approval::{ApprovalMode, OnUnknown};
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, Loaded, load};
+pub use log::{LogFormat, LogSettings};
 pub use model::{ModelSettings, PriceSettings, Provider};
 pub use paths::NoHome;
 pub use problems::Problem;
@@ -96,6 +98,11 @@ pub struct SessionSettings {
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
+    /// Runs of tools that died are started again at most so often in one session, over all its
+    /// tools …
+    pub max_restarts: u32,
+    /// … within this time.
+    pub restart_within_ms: u64,
     /// So many sessions may stand above one that an agent's call begins.
     pub max_depth: u32,
     /// So many sessions may work for one session at once.
@@ -136,6 +143,8 @@ pub struct LimitSettings {
     pub waiting_requests: usize,
     /// Logs that are read into memory at once.
     pub loading_sessions: usize,
+    /// Runs of tools that died and begin again, in a second; a tenth of it at once.
+    pub restarts_per_second: u32,
 }
 
 /// `[streams]`: how readers are fed.
@@ -171,27 +180,6 @@ pub struct MetricSettings {
     pub enabled: bool,
     /// Where; port 0 takes any free one.
     pub listen: std::net::SocketAddr,
-}
-
-/// `[log]`: what the log shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSettings {
-    /// A filter as of `tracing`: `info`, `info,impresario=debug`.
-    pub filter: String,
-    /// Text for people, JSON for machines.
-    pub format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
 }
 
 /// `[redaction]`: what is kept out of events, streams and logs.
@@ -364,6 +352,8 @@ impl Default for SessionSettings {
             max_steps: 50,
             max_attempts: 4,
             max_recoveries: 3,
+            max_restarts: 20,
+            restart_within_ms: 60_000,
             max_depth: 4,
             live_children: 8,
             lifetime_children: 200,
@@ -388,6 +378,7 @@ impl Default for LimitSettings {
             queued_inputs: 100_000,
             waiting_requests: 1_000,
             loading_sessions: 16,
+            restarts_per_second: 200,
         }
     }
 }
@@ -417,15 +408,6 @@ impl Default for MetricSettings {
         Self {
             enabled: true,
             listen: std::net::SocketAddr::from(([127, 0, 0, 1], 9464)),
-        }
-    }
-}
-
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self {
-            filter: "info".to_owned(),
-            format: LogFormat::Text,
         }
     }
 }

@@ -75,6 +75,7 @@ impl Settings {
         sessions.at_least("max_steps", it.max_steps.into(), 1);
         sessions.at_least("max_attempts", it.max_attempts.into(), 1);
         sessions.at_least("max_recoveries", it.max_recoveries.into(), 1);
+        sessions.at_least("restart_within_ms", it.restart_within_ms, 1);
         sessions.at_least("call_timeout_ms", it.call_timeout_ms, 1);
         sessions.in_order(
             ("retry_first_ms", it.retry_first_ms),
@@ -123,6 +124,7 @@ impl Settings {
             ("queued_inputs", it.queued_inputs),
             ("waiting_requests", it.waiting_requests),
             ("loading_sessions", it.loading_sessions),
+            ("restarts_per_second", it.restarts_per_second as usize),
         ] {
             limits.at_least(key, value as u64, 1);
             limits.at_most(key, value as u64, MAX_PERMITS);

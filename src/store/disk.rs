@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp, TurnStatus,
+    Cause, Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp,
+    TurnStatus,
 };
 use crate::id::{Seq, SessionId, TurnId};
 use crate::store::record::Damage;
@@ -159,6 +160,8 @@ struct ToolResultDisk<'a> {
     sandbox: Option<Text<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     spent: Option<SpentDisk>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause: Option<Text<'a>>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -184,6 +187,8 @@ struct WorkerRestartedDisk<'a> {
     of: Seq,
     attempt: u32,
     reason: Text<'a>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -280,9 +285,10 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
             of,
             attempt,
             reason,
+            cause,
         } => pack(
             WORKER_RESTARTED,
-            &WorkerRestartedDisk::new(*of, *attempt, reason),
+            &WorkerRestartedDisk::new(*of, *attempt, (reason, *cause)),
         ),
         Fact::TurnFinished {
             turn,
@@ -318,7 +324,7 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
             Fact::ApprovalDecided(unpack::<ApprovalDecisionDisk<'_>>(payload)?.try_into()?)
         }
         ERROR => Fact::Error(unpack::<FailureDisk<'_>>(payload)?.try_into()?),
-        WORKER_RESTARTED => unpack::<WorkerRestartedDisk<'_>>(payload)?.into(),
+        WORKER_RESTARTED => unpack::<WorkerRestartedDisk<'_>>(payload)?.try_into()?,
         TURN_FINISHED => unpack::<TurnFinishedDisk<'_>>(payload)?.try_into()?,
         QUARANTINED => Fact::Quarantined {
             reason: unpack::<QuarantinedDisk<'_>>(payload)?.reason.into_owned(),
@@ -418,6 +424,14 @@ const OUTCOMES: [Outcome; 8] = [
     Outcome::Unknown,
     Outcome::Fallback,
     Outcome::Cached,
+];
+const CAUSES: [Cause; 6] = [
+    Cause::Crashed,
+    Cause::TimedOut,
+    Cause::BadAnswer,
+    Cause::Refused,
+    Cause::BreakerOpen,
+    Cause::Interrupted,
 ];
 const SANDBOXES: [Sandbox; 4] = [
     Sandbox::None,
@@ -572,6 +586,7 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                cause: None,
                 spent: None,
             })
         };
@@ -611,6 +626,7 @@ mod tests {
             attempts: 1,
             duration_ms: 3,
             sandbox: None,
+            cause: None,
             spent: Some(Spent {
                 usage: USAGE,
                 cost_usd: Some(0.0125),
@@ -628,6 +644,30 @@ mod tests {
             parent: Some(SESSION),
             ..summary()
         }
+    }
+
+    /// A field that was added to kinds that were there, by the name of the witness.
+    fn facts_with_causes() -> [(&'static str, Fact); 2] {
+        let result = ToolResult {
+            of: Seq::new(6),
+            outcome: Outcome::Error,
+            content: "not called".to_owned(),
+            attempts: 1,
+            duration_ms: 3,
+            sandbox: None,
+            spent: None,
+            cause: Some(Cause::BreakerOpen),
+        };
+        let restarted = Fact::WorkerRestarted {
+            of: Seq::new(6),
+            attempt: 2,
+            reason: "too slow".to_owned(),
+            cause: Some(Cause::TimedOut),
+        };
+        [
+            ("tool_result_cause", Fact::ToolResult(result)),
+            ("worker_restarted_cause", restarted),
+        ]
     }
 
     fn facts_of_a_turn(turn: TurnId) -> Vec<Fact> {
@@ -664,6 +704,7 @@ mod tests {
                 attempts: 1,
                 duration_ms: 3,
                 sandbox: None,
+                cause: None,
                 spent: None,
             }),
             Fact::Error(Failure {
@@ -677,6 +718,7 @@ mod tests {
                 of: Seq::new(6),
                 attempt: 2,
                 reason: "it panicked".to_owned(),
+                cause: None,
             },
             Fact::TurnFinished {
                 turn,
@@ -751,6 +793,18 @@ mod tests {
         }
         for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
             records.push(record_of(name, fact, number));
+        }
+        for ((name, fact), number) in facts_with_causes().into_iter().zip(200..) {
+            let event = Event {
+                seq: Seq::new(number),
+                at: Timestamp(1_700_000_000_000 + number),
+                fact,
+            };
+            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
+            else {
+                panic!("an event is put")
+            };
+            records.push((name.to_owned(), key, value));
         }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
@@ -830,6 +884,11 @@ mod tests {
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
         }
+        for ((name, fact), number) in facts_with_causes().into_iter().zip(200..) {
+            let (_, value) = witness(name);
+            let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
+            assert_eq!(event.fact, fact);
+        }
         for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
             let (_, value) = witness(name);
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
@@ -866,6 +925,9 @@ mod tests {
         }
         for outcome in OUTCOMES {
             assert_eq!(named(outcome.name(), &OUTCOMES, |o| o.name()), Ok(outcome));
+        }
+        for cause in CAUSES {
+            assert_eq!(named(cause.name(), &CAUSES, |it| it.name()), Ok(cause));
         }
         for question in QUESTIONS {
             let found = named(question.name(), &QUESTIONS, |q| q.name());

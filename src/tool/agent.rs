@@ -25,7 +25,7 @@ pub trait Agents: Send + Sync + fmt::Debug {
     /// Cancellation: dropping the future cancels nothing.
     ///
     /// # Errors
-    /// [`ToolError::Refused`] when there may be no such session now, [`ToolError::Failed`] when
+    /// [`ToolError::NotNow`] when there may be no such session now, [`ToolError::Failed`] when
     /// its turn came to no good end.
     fn ask(&self, task: Task) -> BoxFuture<'static, Result<String, ToolError>>;
 
@@ -139,7 +139,7 @@ impl Tool for AgentTool {
         let Some(agents) = invocation.agents else {
             let says =
                 "an agent is called by a session only; begin one with an agent that has this tool";
-            return std::future::ready(Err(ToolError::Refused(says.to_owned()))).boxed();
+            return std::future::ready(Err(ToolError::NotNow(says.to_owned()))).boxed();
         };
         agents.ask(Task {
             agent: self.agent.clone(),
@@ -184,7 +184,7 @@ mod tests {
             output: OutputSink::none(),
             agents: None,
         });
-        let Err(ToolError::Refused(says)) = called.await else {
+        let Err(ToolError::NotNow(says)) = called.await else {
             panic!("there is no session")
         };
         assert!(says.contains("begin one"), "{says}");

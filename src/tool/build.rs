@@ -26,7 +26,7 @@ use crate::tool::command::CommandTool;
 use crate::tool::process::Program;
 use crate::tool::process::plan::Limits;
 use crate::tool::process::sandbox::{Network, Otherwise, View, Wish};
-use crate::tool::{Tool, ToolSpec, compose, shim};
+use crate::tool::{Tool, ToolSpec, compose, process, shim};
 
 /// Where programs are looked for when the environment does not say.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -220,10 +220,10 @@ fn program(
             fault: "this program cannot start command tools: call impresario::tool::shim::run_if_asked() first in main, or name a shim".to_owned(),
         });
     }
-    let own = absolute(&env.data)
+    let tools = absolute(&env.data)
         .map_err(|error| fault("workdir", &error))?
-        .join("tools")
-        .join(name);
+        .join("tools");
+    let own = tools.join(name);
     let workdir = if owns_workdir {
         own.join("work")
     } else {
@@ -238,6 +238,7 @@ fn program(
         workdir,
         owns_workdir,
         temporary,
+        traces: tools.join(process::TRACES),
         shim: env.shim.clone(),
         grace: Duration::from_millis(settings.grace_ms),
         limits: limits(settings),

@@ -147,8 +147,8 @@ async fn run(
             .call(number, scope, &invocation)
             .map_err(|fault| ToolError::Failed(says(fault)))?;
         last = match others.settle(&call).await {
-            RunEnd::Done(outcome, text) if !outcome.is_error() => Some(text),
-            RunEnd::Done(_, text) => return Err(ToolError::Failed(says(text))),
+            RunEnd::Done(outcome, text, _) if !outcome.is_error() => Some(text),
+            RunEnd::Done(_, text, _) => return Err(ToolError::Failed(says(text))),
             RunEnd::Died(_, reason) => return Err(ToolError::Died(says(reason))),
         };
     }

@@ -60,7 +60,7 @@ impl Tool for CommandTool {
             let stdin = format!("{}\n", invocation.arguments);
             match process::run(Arc::clone(&program), variables, stdin, &invocation.output).await {
                 Ok(ended) => result(&program, ended),
-                Err(error) => Err(ToolError::Failed(format!(
+                Err(error) => Err(ToolError::Refused(format!(
                     "the tool's program cannot be started: {error}"
                 ))),
             }
@@ -81,8 +81,8 @@ fn result(program: &Program, ended: Ended) -> Result<String, ToolError> {
             format!("the tool's program was ended by {}", signal_name(signal)),
             &ended.stderr,
         ))),
-        Ok(Report::NotStarted { errno }) => Err(ToolError::Failed(not_started(program, errno))),
-        Ok(Report::NotConfined { why }) => Err(ToolError::Failed(format!(
+        Ok(Report::NotStarted { errno }) => Err(ToolError::Refused(not_started(program, errno))),
+        Ok(Report::NotConfined { why }) => Err(ToolError::Refused(format!(
             "the tool was not run, because it cannot be confined as tools.{} says: {why}",
             program.name
         ))),

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
-use crate::event::{EffectClass, Outcome};
+use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
@@ -64,10 +64,31 @@ pub struct CacheLimits {
 /// How a call, or one run of it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnd {
-    /// With an outcome.
-    Done(Outcome, String),
+    /// With an outcome; and what kind of failure led to it, if one did.
+    Done(Outcome, String, Option<Cause>),
     /// Without one: the outcome that this means if no other run follows, and why.
     Died(Outcome, String),
+}
+
+impl RunEnd {
+    /// What kind of failure it was, if it was one.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Done(_, _, cause) => *cause,
+            Self::Died(outcome, _) => Some(Self::death(*outcome)),
+        }
+    }
+
+    /// What kind of failure a death with this outcome is.
+    #[must_use]
+    pub const fn death(outcome: Outcome) -> Cause {
+        if matches!(outcome, Outcome::Timeout) {
+            Cause::TimedOut
+        } else {
+            Cause::Crashed
+        }
+    }
 }
 
 /// What is known of a breaker.
@@ -77,6 +98,16 @@ pub struct BreakerInfo {
     pub state: BreakerState,
     /// Failures in a row.
     pub failures: u32,
+}
+
+/// Answers by arguments.
+type Answers = Cache<String, Kept>;
+
+/// A good answer, and when it came.
+#[derive(Clone, Debug)]
+struct Kept {
+    text: Arc<str>,
+    at: Duration,
 }
 
 /// A tool and what stands around it.
@@ -89,7 +120,7 @@ pub struct Host {
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
-    cache: Option<Cache<String, Arc<str>>>,
+    cache: Option<Answers>,
     places: Option<Arc<Semaphore>>,
     clock: Arc<dyn Clock>,
 }
@@ -107,10 +138,10 @@ pub(super) enum Waits {
 #[derive(Clone, Debug)]
 pub(super) enum Tried {
     Answered(Outcome, String),
-    Failed(String),
+    Failed(Cause, String),
     Died(Outcome, String),
     /// The breaker is open, or the tool may not do it now.
-    Refused(String),
+    Refused(Cause, String),
 }
 
 impl Host {
@@ -202,31 +233,52 @@ impl Host {
             return self.guarded(invocation, others).await;
         };
         let key = canonical(&invocation.arguments);
+        self.forget_if_old(cache, &key).await;
         let mut ran = false;
         let run = async {
             ran = true;
             match self.guarded(invocation, others).await {
-                Tried::Answered(_, text) => Ok(Arc::from(text)),
-                none @ (Tried::Failed(_) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
+                Tried::Answered(_, text) => Ok(Kept {
+                    text: Arc::from(text),
+                    at: self.clock.elapsed(),
+                }),
+                none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(..)) => Err(none),
             }
         };
-        let found: Result<Arc<str>, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
+        let found: Result<Kept, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
         metric::cache_asked(&self.name, if ran { "miss" } else { "hit" });
         match found {
-            Ok(text) if ran => Tried::Answered(Outcome::Ok, text.to_string()),
-            Ok(text) => Tried::Answered(Outcome::Cached, text.to_string()),
+            Ok(kept) if ran => {
+                // Now, and not some time later, goes what is one too many.
+                cache.run_pending_tasks().await;
+                Tried::Answered(Outcome::Ok, kept.text.to_string())
+            }
+            Ok(kept) => Tried::Answered(Outcome::Cached, kept.text.to_string()),
             Err(none) => Tried::clone(&none),
+        }
+    }
+
+    /// An answer's age is measured by the company's clock. That a fresh one, which came just now,
+    /// is forgotten as well costs another run of a pure tool.
+    async fn forget_if_old(&self, cache: &Answers, key: &str) {
+        let Some(kept) = cache.get(key).await else {
+            return;
+        };
+        let age = self.clock.elapsed().saturating_sub(kept.at);
+        let ttl = cache.policy().time_to_live();
+        if ttl.is_some_and(|ttl| age >= ttl) {
+            cache.invalidate(key).await;
         }
     }
 
     /// Lane, breaker, timeout, verdict.
     async fn guarded(&self, invocation: Invocation, others: &Toolbox) -> Tried {
         let Ok(_place) = self.place().await else {
-            return Tried::Refused(self.crowded());
+            return Tried::Refused(Cause::Refused, self.crowded());
         };
         let run = match self.pass() {
             Ok(run) => run,
-            Err(refused) => return Tried::Refused(self.refusal(refused)),
+            Err(refused) => return Tried::Refused(Cause::BreakerOpen, self.refusal(refused)),
         };
         let spec = self.tool.spec();
         let (timeout, limit) = (spec.timeout, spec.max_output_bytes);
@@ -234,8 +286,9 @@ impl Host {
         let work = self.tool.call_among(invocation, others);
         let tried = match within(timeout, agents.as_ref(), work).await {
             Some(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
-            Some(Err(ToolError::Failed(text))) => Tried::Failed(cut(text, limit)),
-            Some(Err(ToolError::Refused(text))) => Tried::Refused(cut(text, limit)),
+            Some(Err(ToolError::Failed(text))) => Tried::Failed(Cause::BadAnswer, cut(text, limit)),
+            Some(Err(ToolError::Refused(text))) => Tried::Failed(Cause::Refused, cut(text, limit)),
+            Some(Err(ToolError::NotNow(text))) => Tried::Refused(Cause::Refused, cut(text, limit)),
             Some(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
             None => Tried::Died(
                 Outcome::Timeout,
@@ -346,8 +399,8 @@ impl Running<'_> {
     fn ended(mut self, tried: &Tried) {
         let verdict = match tried {
             Tried::Answered(..) => Verdict::Succeeded,
-            Tried::Failed(_) | Tried::Died(..) => Verdict::Failed,
-            Tried::Refused(_) => Verdict::None,
+            Tried::Failed(..) | Tried::Died(..) => Verdict::Failed,
+            Tried::Refused(..) => Verdict::None,
         };
         self.tell(verdict);
     }
@@ -369,7 +422,7 @@ impl Drop for Running<'_> {
     }
 }
 
-fn cache(limits: CacheLimits) -> Cache<String, Arc<str>> {
+fn cache(limits: CacheLimits) -> Answers {
     Cache::builder()
         .max_capacity(limits.entries)
         .time_to_live(limits.ttl)

@@ -202,7 +202,7 @@ async fn ask(request: RequestBuilder, reach: Reach, limit: usize) -> Result<Stri
     let response = request.send().await.map_err(|error| not_sent(&error))?;
     if let Some(remote) = response.remote_addr() {
         admit_address(remote.ip(), reach)
-            .map_err(|refused| ToolError::Failed(refused.to_string()))?;
+            .map_err(|refused| ToolError::Refused(refused.to_string()))?;
     }
     let is_good = response.status().is_success();
     let head = status_line(&response);

@@ -35,6 +35,7 @@ use crate::restart::RestartPolicy;
 
 pub use compose::care;
 pub use host::{CacheLimits, Care, Fallback, RunEnd};
+pub(crate) use process::sweep;
 pub use toolbox::{Call, Toolbox, ToolboxError};
 
 /// What is known of a tool before it is called.
@@ -128,9 +129,14 @@ pub enum ToolError {
     /// The tool did its work and says no: data for the model, nothing is run again.
     #[error("{0}")]
     Failed(String),
-    /// The tool did nothing, because it may not now: data for the model, and no fault of the tool.
+    /// It was not run at all, and that is no outcome of its work: a limit, its sandbox or the system
+    /// forbade it. For the model as well.
     #[error("{0}")]
     Refused(String),
+    /// It may not be run now, and that is no fault of it: somebody's limit is reached. For the model
+    /// as well.
+    #[error("{0}")]
+    NotNow(String),
     /// The run died without an outcome: what it did outside is unknown.
     #[error("{0}")]
     Died(String),
@@ -154,8 +160,8 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// Runs the tool once. The text goes to the model.
     ///
     /// # Errors
-    /// [`ToolError::Failed`] and [`ToolError::Refused`] are answers; [`ToolError::Died`] is not, and
-    /// may lead to another run.
+    /// [`ToolError::Failed`], [`ToolError::Refused`] and [`ToolError::NotNow`] are answers;
+    /// [`ToolError::Died`] is none, and may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
 
     /// Whether a call may change something outside, for `approval = "destructive"`.

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::{Value, json};
 
-use crate::event::Outcome;
+use crate::event::{Cause, Outcome};
 use crate::tool::chain::{Step, alone};
 use crate::tool::template::{Places, Scope};
 use crate::tool::{Invocation, RunEnd, Tool, ToolError, ToolSpec, Toolbox};
@@ -95,13 +95,13 @@ async fn settle(number: usize, step: &Step, of: &Invocation, others: &Toolbox) -
     };
     let ended = match step.call(number, scope, of) {
         Ok(call) => others.settle(&call).await,
-        Err(fault) => RunEnd::Done(Outcome::Error, fault),
+        Err(fault) => RunEnd::Done(Outcome::Error, fault, Some(Cause::Refused)),
     };
     let may_again = others
         .host(step.tool())
         .is_none_or(|host| host.effect().may_run_again());
     let (outcome, content) = match ended {
-        RunEnd::Done(outcome, text) => (outcome, text),
+        RunEnd::Done(outcome, text, _) => (outcome, text),
         RunEnd::Died(outcome, reason) if may_again => (outcome, reason),
         RunEnd::Died(_, reason) => (Outcome::Unknown, reason),
     };

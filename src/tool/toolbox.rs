@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::clock::Clock;
-use crate::event::{EffectClass, Outcome};
+use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
 use crate::tool::agent::Agents;
@@ -168,16 +168,16 @@ impl Toolbox {
             .and_then(|host| Ok((host, host.arguments(&call.arguments)?)));
         let (host, arguments) = match checked {
             Ok(checked) => checked,
-            Err(fault) => return RunEnd::Done(Outcome::Error, fault),
+            Err(fault) => return RunEnd::Done(Outcome::Error, fault, Some(Cause::Refused)),
         };
         let tried = host
             .attempt(invocation(call, arguments), &self.everything())
             .await;
         match tried {
-            Tried::Answered(outcome, text) => RunEnd::Done(outcome, text),
+            Tried::Answered(outcome, text) => RunEnd::Done(outcome, text, None),
             Tried::Died(outcome, reason) => RunEnd::Died(outcome, reason),
-            Tried::Failed(text) | Tried::Refused(text) => {
-                let otherwise = RunEnd::Done(Outcome::Error, text);
+            Tried::Failed(cause, text) | Tried::Refused(cause, text) => {
+                let otherwise = RunEnd::Done(Outcome::Error, text, Some(cause));
                 self.stand_in(call, otherwise).await
             }
         }
@@ -206,13 +206,13 @@ impl Toolbox {
         match answer {
             Ok(text) => {
                 metric::fallback_used(&call.tool);
-                RunEnd::Done(Outcome::Fallback, text)
+                RunEnd::Done(Outcome::Fallback, text, otherwise.cause())
             }
             Err(fault) => {
                 warn!(tool = %call.tool, %fault, "fallback failed");
                 let noted = |text: String| format!("{text}\n[its fallback failed too: {fault}]");
                 match otherwise {
-                    RunEnd::Done(outcome, text) => RunEnd::Done(outcome, noted(text)),
+                    RunEnd::Done(outcome, text, cause) => RunEnd::Done(outcome, noted(text), cause),
                     RunEnd::Died(outcome, text) => RunEnd::Died(outcome, noted(text)),
                 }
             }
@@ -243,7 +243,7 @@ impl Toolbox {
         invocation.idempotency_key += ":fallback";
         match host.attempt(invocation, &others).await {
             Tried::Answered(_, text) => Ok(text),
-            Tried::Failed(text) | Tried::Died(_, text) | Tried::Refused(text) => Err(text),
+            Tried::Failed(_, text) | Tried::Died(_, text) | Tried::Refused(_, text) => Err(text),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Ends that are no outcomes: a model call without an answer, a run of a tool that died. Plain data.
 
-use crate::event::{Outcome, Sandbox, Spent};
+use crate::event::{Cause, Outcome, Sandbox, Spent};
 use crate::id::Seq;
 
 /// A model call that gave no answer.
@@ -31,6 +31,8 @@ pub struct ToolDeath {
     pub duration_ms: u64,
     /// How the run was confined, where it was a program's.
     pub sandbox: Option<Sandbox>,
+    /// What kind of failure it was.
+    pub cause: Cause,
     /// What the sessions that it began spent, if it began any.
     pub spent: Option<Spent>,
 }

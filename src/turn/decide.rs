@@ -8,8 +8,8 @@ use super::{
     approval, outcome,
 };
 use crate::event::{
-    ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, SessionCreated,
-    Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
+    Cause, ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse,
+    SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
 };
 use crate::id::Seq;
 
@@ -39,6 +39,16 @@ pub enum Input {
     ToolDone(ToolResult),
     /// A run of the tool ended without an outcome.
     ToolDied(ToolDeath),
+    /// The session has had too many runs that died, over all its tools; comes before the end of
+    /// the call that is given up for it.
+    RestartsSpent {
+        /// The call's intent.
+        of: Seq,
+        /// So many were allowed …
+        max_restarts: u32,
+        /// … within this time, milliseconds.
+        within_ms: u64,
+    },
     /// A person answers a question about a tool call.
     Rule(Verdict),
     /// Questions may have expired.
@@ -166,6 +176,14 @@ impl State {
             Input::ModelFailed(failure) => self.fail_model(failure, rules),
             Input::ToolDone(result) if self.runs(result.of) => Ok(vec![Fact::ToolResult(result)]),
             Input::ToolDone(result) => Err(Refusal::Stale(result.of)),
+            Input::RestartsSpent {
+                of,
+                max_restarts,
+                within_ms,
+            } => {
+                let open = self.open_call(of).ok_or(Refusal::Stale(of))?;
+                Ok(vec![outcome::spent(open, max_restarts, within_ms)])
+            }
             Input::ToolDied(death) => self.tool_died(&death, at, rules),
             Input::Rule(verdict) => self.rule(verdict, rules),
             Input::Due => self.expire(at),
@@ -312,7 +330,7 @@ impl State {
         let open = open.ok_or(Refusal::Stale(death.of))?;
         Ok(vec![
             if death.allowed_again && open.effect.may_run_again() {
-                outcome::restarted(open, &death.reason)
+                outcome::restarted(open, &death.reason, death.cause)
             } else {
                 outcome::died(open, death, at, rules)
             },
@@ -364,7 +382,7 @@ impl State {
             .filter(|open| open.may_run())
             .map(|open| {
                 if open.effect.may_run_again() {
-                    outcome::restarted(open, reason)
+                    outcome::restarted(open, reason, Cause::Interrupted)
                 } else {
                     outcome::unknown(open, reason, at, rules)
                 }

@@ -1,15 +1,38 @@
 //! The facts that end a call, or have it run again.
 
 use super::{Consent, OpenCall, Rules, ToolDeath, approval};
-use crate::event::{ApprovalDecision, Decision, Fact, Outcome, Question, Timestamp, ToolResult};
+use crate::event::{
+    ApprovalDecision, Cause, Decision, Fact, Failure, FailureClass, Outcome, Question, Timestamp,
+    ToolResult,
+};
+
+/// Code of a call that is given up because its session had too many restarts.
+const TOO_MANY_RESTARTS: &str = "too_many_restarts";
 
 /// The call runs again.
-pub(super) fn restarted(open: &OpenCall, reason: &str) -> Fact {
+pub(super) fn restarted(open: &OpenCall, reason: &str, cause: Cause) -> Fact {
     Fact::WorkerRestarted {
         of: open.of,
         attempt: open.attempt.saturating_add(1),
         reason: reason.to_owned(),
+        cause: Some(cause),
     }
+}
+
+/// For people: the call is given up although its tool might run again.
+pub(super) fn spent(open: &OpenCall, max_restarts: u32, within_ms: u64) -> Fact {
+    Fact::Error(Failure {
+        class: FailureClass::Tool,
+        code: TOO_MANY_RESTARTS.to_owned(),
+        message: format!(
+            "the call {} of '{}' is given up: tools of this session were started again more than \
+             {max_restarts} times within {within_ms} ms; see why they die, or raise \
+             sessions.max_restarts",
+            open.of, open.tool
+        ),
+        of: None,
+        retry_in_ms: None,
+    })
 }
 
 /// Somebody cancelled the turn. A question that nobody has answered ends as well.
@@ -25,12 +48,12 @@ pub(super) fn cancelled(open: &OpenCall) -> Vec<Fact> {
     let ended = match open.asked().map(|asked| asked.question) {
         Some(Question::RunAgain) => result(
             open,
-            Outcome::Unknown,
+            (Outcome::Unknown, None),
             unknown_text("the turn was cancelled"),
         ),
         Some(Question::Run) | None => {
             let content = "cancelled before it ended".to_owned();
-            result(open, Outcome::Cancelled, content)
+            result(open, (Outcome::Cancelled, None), content)
         }
     };
     withdrawn.into_iter().chain([ended]).collect()
@@ -38,8 +61,10 @@ pub(super) fn cancelled(open: &OpenCall) -> Vec<Fact> {
 
 /// A run was interrupted and may not be repeated: the model is told, or a person is asked.
 pub(super) fn unknown(open: &OpenCall, reason: &str, at: Timestamp, rules: &Rules) -> Fact {
-    approval::ask_again(open, reason, at, rules)
-        .unwrap_or_else(|| result(open, Outcome::Unknown, unknown_text(reason)))
+    approval::ask_again(open, reason, at, rules).unwrap_or_else(|| {
+        let how = (Outcome::Unknown, Some(Cause::Interrupted));
+        result(open, how, unknown_text(reason))
+    })
 }
 
 /// The last run ended without an outcome.
@@ -59,6 +84,7 @@ pub(super) fn died(open: &OpenCall, death: &ToolDeath, at: Timestamp, rules: &Ru
         attempts: open.attempt,
         duration_ms: death.duration_ms,
         sandbox: death.sandbox,
+        cause: Some(death.cause),
         spent: death.spent,
     })
 }
@@ -88,11 +114,12 @@ pub(super) fn refused(open: &OpenCall) -> Option<Fact> {
         content.push_str("; reason: ");
         content.push_str(reason);
     }
-    let outcome = match question {
-        Question::Run => Outcome::Denied,
-        Question::RunAgain => Outcome::Unknown,
+    let how = match question {
+        Question::Run => (Outcome::Denied, Some(Cause::Refused)),
+        // Why the former run ended stands in the question.
+        Question::RunAgain => (Outcome::Unknown, None),
     };
-    Some(result(open, outcome, content))
+    Some(result(open, how, content))
 }
 
 fn unknown_text(reason: &str) -> String {
@@ -102,7 +129,7 @@ fn unknown_text(reason: &str) -> String {
     )
 }
 
-fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
+fn result(open: &OpenCall, (outcome, cause): (Outcome, Option<Cause>), content: String) -> Fact {
     Fact::ToolResult(ToolResult {
         of: open.of,
         outcome,
@@ -110,6 +137,7 @@ fn result(open: &OpenCall, outcome: Outcome, content: String) -> Fact {
         attempts: open.runs(),
         duration_ms: 0,
         sandbox: None,
+        cause,
         spent: None,
     })
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::context::Context;
 use crate::event::{
-    ChildStarted, EffectClass, FinishReason, Outcome, Parent, Question, Spent, ToolResult,
+    Cause, ChildStarted, EffectClass, FinishReason, Outcome, Parent, Question, Spent, ToolResult,
 };
 use crate::id::{CallId, SessionId};
 use crate::model::Request;
@@ -158,14 +158,20 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
 }
 
 fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
-    match dice.kind % 3 {
-        0 => Input::ToolDied(ToolDeath {
+    match dice.kind % 7 {
+        6 => Input::RestartsSpent {
+            of: open.of,
+            max_restarts: 20,
+            within_ms: 60_000,
+        },
+        0 | 3 => Input::ToolDied(ToolDeath {
             of: open.of,
             outcome: Outcome::Timeout,
             reason: "timed out".into(),
             allowed_again: dice.pick.is_multiple_of(2),
             duration_ms: 1,
             sandbox: None,
+            cause: Cause::TimedOut,
             spent: None,
         }),
         _ => Input::ToolDone(ToolResult {
@@ -175,6 +181,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             attempts: open.attempt,
             duration_ms: 1,
             sandbox: None,
+            cause: None,
             spent: None,
         }),
     }
@@ -549,6 +556,7 @@ fn what_children_spend_is_spent_by_the_turn() {
             attempts: 1,
             duration_ms: 1,
             sandbox: None,
+            cause: None,
             spent: Some(Spent { usage, cost_usd }),
         };
         world.give(Input::ToolDone(result)).unwrap();

@@ -357,6 +357,11 @@ impl Prop {
         self
     }
 
+    pub(crate) fn restart(mut self, restart: RestartPolicy) -> Self {
+        self.spec.restart = restart;
+        self
+    }
+
     pub(crate) fn parameters(mut self, parameters: serde_json::Value) -> Self {
         self.spec.definition.parameters = parameters;
         self

@@ -167,6 +167,11 @@ pub struct ToolResult {
     /// Their cost, where every price was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,
+    /// What kind of failure led to this outcome, if one did: `crashed`, `timed_out`, `bad_answer`
+    /// (the tool answered with an error), `refused` (it was not run), `breaker_open`,
+    /// `interrupted` (by a restart of the daemon or the session).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// `error`: for people; never shown to the model.
@@ -197,6 +202,9 @@ pub struct WorkerRestarted {
     pub attempt: u32,
     /// Why the former run ended.
     pub reason: String,
+    /// What kind of failure that was, as in `tool_result`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// `turn_finished`.
@@ -299,7 +307,13 @@ fn data(fact: &Fact, id: &str) -> Value {
             of,
             attempt,
             reason,
-        } => json!({"of": of, "attempt": attempt, "reason": reason}),
+            cause,
+        } => value(WorkerRestarted {
+            of: of.get(),
+            attempt: *attempt,
+            reason: reason.clone(),
+            cause: cause.map(|cause| cause.name().to_owned()),
+        }),
         Fact::TurnFinished {
             turn,
             status,
@@ -367,6 +381,7 @@ impl From<&event::ToolResult> for ToolResult {
             sandbox: it.sandbox.map(|level| level.name().to_owned()),
             usage: it.spent.map(|spent| spent.usage.into()),
             cost_usd: it.spent.and_then(|spent| spent.cost_usd),
+            cause: it.cause.map(|cause| cause.name().to_owned()),
         }
     }
 }
@@ -446,6 +461,7 @@ mod tests {
                 of: Seq::new(3),
                 attempt: 2,
                 reason: "died".into(),
+                cause: Some(event::Cause::Crashed),
             },
             Fact::Quarantined {
                 reason: "why".into(),
@@ -462,7 +478,11 @@ mod tests {
             )
         });
         assert_eq!(request.read::<LlmRequest>().unwrap().attempt, 2);
-        assert_eq!(restarted.read::<WorkerRestarted>().unwrap().of, 3);
+        let restarted: WorkerRestarted = restarted.read().unwrap();
+        assert_eq!(
+            (restarted.of, restarted.cause.as_deref()),
+            (3, Some("crashed"))
+        );
         assert_eq!(quarantined.read::<Quarantined>().unwrap().reason, "why");
     }
 }

@@ -3,16 +3,16 @@
 //! Called by `disk` alone. Never reads or writes bytes.
 
 use super::{
-    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, ChildStartedDisk, DECISIONS,
-    EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES, ParentDisk,
-    QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk, SpentDisk,
-    TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk, UsageDisk,
-    UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
+    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, ChildStartedDisk,
+    DECISIONS, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES,
+    ParentDisk, QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk,
+    SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk,
+    UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
 };
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, ChildStarted, Fact, Failure, FinishReason, LlmResponse,
-    Parent, RequestedCall, SessionCreated, Spent, Timestamp, ToolCall, ToolResult, TurnStatus,
-    Usage, UserInput,
+    ApprovalDecision, ApprovalRequest, Cause, ChildStarted, Fact, Failure, FinishReason,
+    LlmResponse, Parent, RequestedCall, SessionCreated, Spent, Timestamp, ToolCall, ToolResult,
+    TurnStatus, Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
 use crate::store::Asked;
@@ -318,6 +318,7 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             attempts: result.attempts,
             duration_ms: result.duration_ms,
             sandbox: result.sandbox.map(|level| text(level.name())),
+            cause: result.cause.map(|cause| text(cause.name())),
             spent: result.spent.map(|spent| SpentDisk {
                 usage: spent.usage.into(),
                 cost_usd: spent.cost_usd,
@@ -340,6 +341,7 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
                 Some(level) => Some(named(level, &SANDBOXES, |level| level.name())?),
                 None => None,
             },
+            cause: cause(disk.cause.as_deref())?,
             spent: disk.spent.map(|spent| Spent {
                 usage: spent.usage.into(),
                 cost_usd: spent.cost_usd,
@@ -375,23 +377,32 @@ impl TryFrom<FailureDisk<'_>> for Failure {
 }
 
 impl<'a> WorkerRestartedDisk<'a> {
-    pub(super) fn new(of: Seq, attempt: u32, reason: &'a str) -> Self {
+    pub(super) fn new(of: Seq, attempt: u32, (reason, cause): (&'a str, Option<Cause>)) -> Self {
         Self {
             of,
             attempt,
             reason: text(reason),
+            cause: cause.map(|cause| text(cause.name())),
         }
     }
 }
 
-impl From<WorkerRestartedDisk<'_>> for Fact {
-    fn from(disk: WorkerRestartedDisk<'_>) -> Self {
-        Self::WorkerRestarted {
+impl TryFrom<WorkerRestartedDisk<'_>> for Fact {
+    type Error = Damage;
+
+    fn try_from(disk: WorkerRestartedDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self::WorkerRestarted {
             of: disk.of,
             attempt: disk.attempt,
             reason: disk.reason.into_owned(),
-        }
+            cause: cause(disk.cause.as_deref())?,
+        })
     }
+}
+
+fn cause(name: Option<&str>) -> Result<Option<Cause>, Damage> {
+    name.map(|name| named(name, &CAUSES, |cause| cause.name()))
+        .transpose()
 }
 
 impl TurnFinishedDisk<'_> {

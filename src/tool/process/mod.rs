@@ -5,7 +5,7 @@
 //! process dies. Nothing here knows what a tool is for.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,27 @@ use crate::tool::process::plan::{Limits, Plan, Report, Word, read_frame, write_f
 use crate::tool::process::sandbox::{Confinement, Wish};
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod plan;
 pub(crate) mod sandbox;
 mod spawner;
+mod strays;
+pub(crate) mod trace;
 pub(crate) mod tree;
 
+/// When a shim was killed, what it left is ended at once; a call waits for that at most so long.
+const SWEPT: Duration = Duration::from_secs(2);
 /// After the program's end its output is read for at most so long: a grandchild may hold it open.
 const DRAIN: Duration = Duration::from_millis(250);
+
+/// The folder of traces, among those of the tools; no tool can have this name.
+pub(crate) const TRACES: &str = ".running";
+
+/// Ends what a former process left of the tools that it ran from this data directory. Waits for
+/// the system; call it before tools are started, where that may be waited for.
+pub(crate) fn sweep(data: &Path) {
+    trace::sweep(&data.join("tools").join(TRACES));
+}
 
 /// What is run, the same at every call.
 #[derive(Debug)]
@@ -40,6 +54,8 @@ pub(crate) struct Program {
     pub owns_workdir: bool,
     /// Where it may put what it needs for a while.
     pub temporary: PathBuf,
+    /// Where each of its runs leaves a trace while it lasts.
+    pub traces: PathBuf,
     /// All variables that it sees, save those of a call.
     pub environment: Vec<(String, String)>,
     /// The shim's program; `None` is this program.
@@ -108,7 +124,7 @@ pub(crate) async fn run(
         let mut reading = pin!(async { tokio::join!(out.fill(stdout), err.fill(stderr)) });
         let mut report = pin!(converse(
             &mut control,
-            plan(&program, confinement, stdin),
+            plan(&program, confinement, stdin, started.group),
             told
         ));
         tokio::select! {
@@ -120,6 +136,10 @@ pub(crate) async fn run(
             _ = &mut reading => report.await,
         }
     };
+    if report.is_err() {
+        // The shim is gone. Nothing of this run is left when the call ends and may begin again.
+        let _too_long = tokio::time::timeout(SWEPT, started.over).await;
+    }
     Ok(Ended {
         report,
         stdout: out.into_text(),
@@ -138,7 +158,12 @@ async fn converse(control: &mut UnixStream, plan: Plan, told: &OutputSink) -> io
     }
 }
 
-fn plan(program: &Program, confinement: Confinement, stdin: String) -> Plan {
+fn plan(
+    program: &Program,
+    confinement: Confinement,
+    stdin: String,
+    group: Option<PathBuf>,
+) -> Plan {
     Plan {
         parent: rustix::process::getpid().as_raw_pid(),
         argv: program.argv.clone(),
@@ -147,5 +172,6 @@ fn plan(program: &Program, confinement: Confinement, stdin: String) -> Plan {
         limits: program.limits,
         max_processes: program.max_processes,
         confinement,
+        group,
     }
 }

@@ -5,6 +5,7 @@
 //! the same program, so the form has no version.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     pub max_processes: usize,
     /// How the program is confined.
     pub confinement: Confinement,
+    /// The control group that the program is put into, where there is one.
+    pub group: Option<PathBuf>,
 }
 
 /// What the shim tells.

@@ -2,14 +2,16 @@
 //!
 //! Called by [`crate::tool::process`]. A thread of its own, because a shim is told of its parent's
 //! death when the *thread* that started it ends: this one lives as long as the program. It waits
-//! for every shim, so that no zombie stays, and ends a shim by force that does not end by itself.
+//! for every shim, so that no zombie stays, ends a shim by force that does not end by itself, and
+//! ends what a shim left that was killed.
 
+use std::collections::BTreeSet;
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::oneshot;
 
 use crate::clock::{Clock, SystemClock};
+use crate::metric::Strays;
+use crate::tool::process::trace::{self, Run};
 use crate::tool::process::{Program, tree};
 
 /// Orders that may wait for the thread; a further start is refused.
@@ -40,6 +44,10 @@ pub(crate) struct Started {
     pub stderr: PipeReader,
     /// As long as this is held, the shim may run.
     pub leash: Leash,
+    /// The run's control group, where there is one.
+    pub group: Option<PathBuf>,
+    /// Ends when nothing of the run is left.
+    pub over: oneshot::Receiver<()>,
 }
 
 /// Makes sure that a shim does not outlive its call by more than the grace period.
@@ -121,6 +129,7 @@ fn spawner() -> io::Result<Arc<Spawner>> {
         clock: SystemClock::new(),
         shims: Vec::new(),
         way: Arc::clone(&spawner),
+        swept: BTreeSet::new(),
     };
     std::thread::Builder::new()
         .name("tool-spawner".to_owned())
@@ -146,6 +155,9 @@ struct Shim {
     pid: Pid,
     watch: Option<OwnedFd>,
     by_force_at: Option<Duration>,
+    run: Run,
+    /// Closes with the shim's entry: then nothing of it is left.
+    over: oneshot::Sender<()>,
 }
 
 /// What the thread holds.
@@ -155,6 +167,8 @@ struct Thread {
     clock: SystemClock,
     shims: Vec<Shim>,
     way: Arc<Spawner>,
+    /// Where traces of former processes were looked for.
+    swept: BTreeSet<PathBuf>,
 }
 
 impl Thread {
@@ -164,10 +178,30 @@ impl Thread {
             while let Ok(order) = self.incoming.try_recv() {
                 self.obey(order);
             }
-            self.shims
-                .retain_mut(|shim| matches!(shim.child.try_wait(), Ok(None)));
+            self.reap();
             self.use_force();
         }
+    }
+
+    /// Takes in the shims that have ended. One that says so has left nothing; what another one
+    /// left is ended now.
+    fn reap(&mut self) {
+        let over: Vec<Shim> = self
+            .shims
+            .extract_if(.., |shim| !matches!(shim.child.try_wait(), Ok(None)))
+            .collect();
+        let (mut killed, mut waiting) = (Vec::new(), Vec::new());
+        for mut shim in over {
+            if matches!(shim.child.try_wait(), Ok(Some(status)) if status.success()) {
+                shim.run.ended_well();
+            } else {
+                killed.push(shim.run);
+                waiting.push(shim.over);
+            }
+        }
+        trace::end_all(&killed, Strays::Supervisor);
+        // Their calls may end now.
+        drop(waiting);
     }
 
     /// Until the bell rings, a shim ends or force is due.
@@ -221,6 +255,10 @@ impl Thread {
 
     fn start(&mut self, program: &Program, env: Vec<(String, String)>) -> io::Result<Started> {
         make_folders(program)?;
+        if self.swept.insert(program.traces.clone()) {
+            trace::sweep(&program.traces);
+        }
+        let run = Run::begin(&program.traces)?;
         let (control, theirs) = UnixStream::pair()?;
         let (stdout, stdout_writer) = io::pipe()?;
         let (stderr, stderr_writer) = io::pipe()?;
@@ -229,18 +267,29 @@ impl Thread {
             .arg0("impresario")
             .arg(crate::tool::shim::SUPERVISE)
             .env_clear()
-            .envs(env)
+            .envs(env.into_iter().chain([run.mark()]))
             .current_dir(&program.workdir)
             .stdin(OwnedFd::from(theirs))
             .stdout(stdout_writer)
             .stderr(stderr_writer)
-            .spawn()?;
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                run.ended_well();
+                return Err(error);
+            }
+        };
         let pid = Pid::from_child(&child);
+        let group = run.group().map(Path::to_owned);
+        let (over, is_over) = oneshot::channel();
         self.shims.push(Shim {
             child,
             pid,
             watch: pidfd_open(pid, PidfdFlags::empty()).ok(),
             by_force_at: None,
+            run,
+            over,
         });
         let leash = Leash {
             pid,
@@ -252,6 +301,8 @@ impl Thread {
             stdout,
             stderr,
             leash,
+            group,
+            over: is_over,
         })
     }
 

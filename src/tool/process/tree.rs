@@ -1,17 +1,23 @@
 //! The processes below a process, as /proc shows them, and signals to them.
 //!
-//! Called by the shim, which ends everything below itself, and by the spawner as a last resort.
+//! Called by the shim, which ends everything below itself, by the spawner as a last resort, and by
+//! whoever ends what a killed shim left.
 //! A signal never hits a stranger: a process is held by a descriptor and its start time is
 //! compared before it is signalled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, getpid, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal,
 };
+
+use crate::clock::{Clock, SystemClock};
 
 /// At most so many times are processes frozen before they are killed.
 const FREEZES: usize = 20;
@@ -31,16 +37,46 @@ impl Process {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
+
+    /// Its number.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
 }
 
 /// All processes below this one, children before grandchildren; without those that have ended
 /// and wait to be reaped.
 pub(crate) fn below(root: Pid) -> Vec<Process> {
-    let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
-    for (process, parent) in all() {
+    let mut children = by_parent(all());
+    let found = children.remove(&root.as_raw_pid()).unwrap_or_default();
+    with_descendants(found, children)
+}
+
+/// The processes of which this is true, and all below them; without this process and those that it
+/// descends from.
+pub(crate) fn families(is_head: impl Fn(&Process) -> bool) -> BTreeSet<Process> {
+    let everybody = all();
+    let own = ancestry(&everybody);
+    let heads = everybody.iter().map(|(process, _)| process);
+    let heads = heads.filter(|process| is_head(process)).cloned().collect();
+    let mut found: BTreeSet<_> = with_descendants(heads, by_parent(everybody))
+        .into_iter()
+        .collect();
+    found.retain(|process| !own.contains(&process.pid));
+    found
+}
+
+type ByParent = BTreeMap<i32, Vec<Process>>;
+
+fn by_parent(everybody: Vec<(Process, i32)>) -> ByParent {
+    let mut children = ByParent::new();
+    for (process, parent) in everybody {
         children.entry(parent).or_default().push(process);
     }
-    let mut found = children.remove(&root.as_raw_pid()).unwrap_or_default();
+    children
+}
+
+fn with_descendants(mut found: Vec<Process>, mut children: ByParent) -> Vec<Process> {
     let mut next = 0;
     while let Some(process) = found.get(next) {
         let more = children.remove(&process.pid).unwrap_or_default();
@@ -48,6 +84,25 @@ pub(crate) fn below(root: Pid) -> Vec<Process> {
         next += 1;
     }
     found
+}
+
+/// This process, its parent, and so on.
+fn ancestry(everybody: &[(Process, i32)]) -> BTreeSet<i32> {
+    let parents: BTreeMap<i32, i32> = everybody
+        .iter()
+        .map(|(process, parent)| (process.pid, *parent))
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut next = Some(getpid().as_raw_pid());
+    while let Some(pid) = next.filter(|pid| found.insert(*pid)) {
+        next = parents.get(&pid).copied();
+    }
+    found
+}
+
+/// When this process started, in the kernel's own measure; nothing when it has ended.
+pub(crate) fn start(pid: i32) -> Option<u64> {
+    read(pid).map(|(process, _)| process.start)
 }
 
 /// How many processes are below this one, zombies too; counts no further than `most`. Cheaper than
@@ -115,9 +170,18 @@ pub(crate) fn signal(process: &Process, signal: Signal) {
 /// is killed.
 pub(crate) fn kill_below(root: Pid) {
     kill_groups_below(root);
+    freeze_and_kill(|| below(root));
+}
+
+/// Ends what is found, which may go on to start others meanwhile: all are frozen before the first
+/// is killed. Gives what was ended.
+pub(crate) fn freeze_and_kill<I>(find: impl Fn() -> I) -> BTreeSet<Process>
+where
+    I: IntoIterator<Item = Process>,
+{
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZES {
-        let fresh: Vec<_> = below(root)
+        let fresh: Vec<_> = find()
             .into_iter()
             .filter(|process| frozen.insert(process.clone()))
             .collect();
@@ -131,6 +195,25 @@ pub(crate) fn kill_below(root: Pid) {
     frozen
         .iter()
         .for_each(|process| signal(process, Signal::KILL));
+    frozen
+}
+
+/// Waits until these have ended, at most so long. Whether they have.
+pub(crate) fn wait_gone(processes: &BTreeSet<Process>, within: Duration) -> bool {
+    let clock = SystemClock::new();
+    processes.iter().all(|process| {
+        let held = Pid::from_raw(process.pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        if let Some(Ok(held)) = held.filter(|_| is_alive(process)) {
+            let left = within.saturating_sub(clock.elapsed());
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            // Interrupted or not: what counts is seen below.
+            let _woken = poll(&mut [PollFd::new(&held, PollFlags::IN)], Some(&left));
+        }
+        !is_alive(process)
+    })
 }
 
 /// Ends the groups below this process, but not the one that it is in itself.

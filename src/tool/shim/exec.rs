@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use rustix::process::{
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::confine;
 use crate::event::Sandbox;
+use crate::tool::process::cgroup::Group;
 use crate::tool::process::plan::Limits;
 use crate::tool::process::sandbox::Confinement;
 use crate::tool::process::tree;
@@ -40,6 +42,8 @@ pub(super) struct Order {
     pub max_processes: usize,
     /// How the program is confined.
     pub confinement: Confinement,
+    /// The control group that it is put into, where there is one.
+    pub group: Option<PathBuf>,
 }
 
 /// What the starter tells the supervisor when it does not become the program, as JSON.
@@ -86,6 +90,9 @@ pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn become_program(order: &Order, argv: Vec<OsString>) -> Failure {
     if let Err(error) = prepare(order) {
         return error.into();
+    }
+    if let Some(group) = &order.group {
+        Group::enter(group);
     }
     // Before limits, which the program is to have and not this work.
     let argv = match confine::apply(&order.confinement, argv) {

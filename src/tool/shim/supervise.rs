@@ -25,6 +25,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use crate::clock::{Clock, SystemClock};
 use crate::event::Sandbox;
+use crate::tool::process::cgroup::Group;
 use crate::tool::process::plan::{Plan, Report, Word, read_frame, write_frame};
 use crate::tool::process::tree;
 use crate::tool::shim::EXEC;
@@ -79,7 +80,10 @@ async fn supervise(control: std::os::unix::net::UnixStream) -> io::Result<()> {
         terminate: signal(SignalKind::terminate())?,
         child: signal(SignalKind::child())?,
     };
-    let plan: Plan = read_frame(&mut control).await?;
+    let Ok(plan) = read_frame::<_, Plan>(&mut control).await else {
+        // Nobody wants it any more, and nothing has been started.
+        return Ok(());
+    };
     if getppid() != Pid::from_raw(plan.parent) {
         return Ok(());
     }
@@ -91,7 +95,11 @@ async fn supervise(control: std::os::unix::net::UnixStream) -> io::Result<()> {
         // Nobody listens: the call was dropped.
         let _unheard = write_frame(&mut control, &Word::Ended(report)).await;
     }
-    end_all(&plan, &mut events).await;
+    end_all(&plan, &mut events).await?;
+    if let Some(group) = &plan.group {
+        // Empty now. The daemon takes it away as well, if there still is one.
+        Group::remove(group)?;
+    }
     Ok(())
 }
 
@@ -129,6 +137,7 @@ fn start(plan: &Plan) -> io::Result<Program> {
         limits: plan.limits,
         max_processes: plan.max_processes,
         confinement: plan.confinement.clone(),
+        group: plan.group.clone(),
     };
     let mut child = Command::new("/proc/self/exe")
         .arg0("impresario")
@@ -279,7 +288,10 @@ fn reap(main: Pid) -> Reaped {
 
 /// Ends every process below this one: politely, and after the grace period by force. Too many
 /// are not asked.
-async fn end_all(plan: &Plan, events: &mut Events) {
+///
+/// # Errors
+/// Some cannot be ended.
+async fn end_all(plan: &Plan, events: &mut Events) -> io::Result<()> {
     let grace = Duration::from_millis(plan.grace_ms);
     let clock = SystemClock::new();
     let me = getpid();
@@ -289,9 +301,12 @@ async fn end_all(plan: &Plan, events: &mut Events) {
     while !reap(me).is_alone {
         let now = clock.elapsed();
         if now >= grace + KILL_FOR {
-            return;
+            return Err(io::ErrorKind::TimedOut.into());
         }
         if now >= grace || tree::count(me, plan.max_processes) > plan.max_processes {
+            if let Some(group) = &plan.group {
+                Group::kill(group);
+            }
             tree::kill_below(me);
             look = LOOK_FIRST;
         } else if now >= next_look {
@@ -305,6 +320,7 @@ async fn end_all(plan: &Plan, events: &mut Events) {
             () = tokio::time::sleep(look.min(until_kill)) => {}
         }
     }
+    Ok(())
 }
 
 /// Asks every process that has not been asked yet to end; a stopped one is woken for it. One that
