@@ -91,7 +91,7 @@ pub struct Place {
 
 /// Every place is taken and too many wait already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{used} of {limit} places are taken and {waiting} wait already (limits.{setting}); try again in {} ms", retry_after.as_millis())]
+#[error("{used} of {limit} places are taken and {waiting} wait already ({setting}); try again in {} ms", retry_after.as_millis())]
 pub struct Full {
     /// The setting that says how many places there are.
     pub setting: &'static str,
@@ -283,7 +283,7 @@ impl Lane {
         let held = Duration::from_micros(self.0.held_us.load(Ordering::Relaxed));
         let ahead = u32::try_from(gauge.waiting / self.0.limit + 1).unwrap_or(u32::MAX);
         Full {
-            setting: self.0.lane.label(),
+            setting: self.0.lane.setting(),
             used: gauge.used,
             limit: gauge.limit,
             waiting: gauge.waiting,

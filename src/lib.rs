@@ -71,6 +71,7 @@ pub mod fault;
 pub mod id;
 pub mod metric;
 pub mod model;
+pub mod rate;
 pub mod redact;
 pub mod restart;
 pub mod root;

@@ -27,6 +27,9 @@ const MODEL_COST: &str = "impresario_model_cost_micro_usd_total";
 const TOOL_CALLS: &str = "impresario_tool_calls_total";
 const TOOL_SECONDS: &str = "impresario_tool_duration_seconds";
 const BREAKER: &str = "impresario_tool_breaker";
+const MODEL_BREAKER: &str = "impresario_model_breaker";
+const MODEL_BREAKER_OPENED: &str = "impresario_model_breaker_opened_total";
+const MODEL_WAIT_SECONDS: &str = "impresario_model_wait_seconds";
 const BREAKER_OPENED: &str = "impresario_tool_breaker_opened_total";
 const CACHE: &str = "impresario_tool_cache_total";
 const FALLBACKS: &str = "impresario_tool_fallbacks_total";
@@ -71,6 +74,12 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         ],
     ),
     (
+        MODEL_WAIT_SECONDS,
+        &[
+            0.0001, 0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0,
+        ],
+    ),
+    (
         COMMIT_WRITES,
         &[
             1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
@@ -105,6 +114,11 @@ fn describe_gauges() {
         Unit::Count,
         "1 for the state that a tool's breaker is in, by tool and state"
     );
+    describe_gauge!(
+        MODEL_BREAKER,
+        Unit::Count,
+        "1 for the state that a model's breaker is in, by model and state"
+    );
     describe_gauge!(QUEUE_DEPTH, Unit::Count, "work that waits, by lane");
     describe_gauge!(READERS, Unit::Count, "readers attached to sessions");
     describe_gauge!(STORE_BYTES, Unit::Bytes, "size of the store on disk");
@@ -122,6 +136,11 @@ fn describe_counters() {
         MODEL_TOKENS,
         Unit::Count,
         "tokens of model calls, by model and kind"
+    );
+    describe_counter!(
+        MODEL_BREAKER_OPENED,
+        Unit::Count,
+        "times a model's breaker opened, by model"
     );
     describe_counter!(
         MODEL_COST,
@@ -201,6 +220,11 @@ fn describe_histograms() {
         Unit::Seconds,
         "from a request to the first piece of the answer, by model"
     );
+    describe_histogram!(
+        MODEL_WAIT_SECONDS,
+        Unit::Seconds,
+        "waits for a provider's limits, by model"
+    );
     describe_histogram!(TOOL_SECONDS, Unit::Seconds, "length of tool calls, by tool");
     describe_histogram!(
         QUEUE_WAIT_SECONDS,
@@ -279,6 +303,24 @@ pub fn breaker(tool: &str, state: &'static str, all: &[&'static str]) {
         let is_it = f64::from(u8::from(*one == state));
         gauge!(BREAKER, "tool" => tool.to_owned(), "state" => *one).set(is_it);
     }
+}
+
+/// Shows in which of all its states a model's breaker is.
+pub fn model_breaker(model: &str, state: &'static str, all: &[&'static str]) {
+    for one in all {
+        let is_it = f64::from(u8::from(*one == state));
+        gauge!(MODEL_BREAKER, "model" => model.to_owned(), "state" => *one).set(is_it);
+    }
+}
+
+/// Counts a model's breaker that opened.
+pub fn model_breaker_opened(model: &str) {
+    counter!(MODEL_BREAKER_OPENED, "model" => model.to_owned()).increment(1);
+}
+
+/// Records how long a call waited for a provider's limits.
+pub fn model_waited(model: &str, waited: Duration) {
+    histogram!(MODEL_WAIT_SECONDS, "model" => model.to_owned()).record(waited);
 }
 
 /// Counts a breaker that opened.
@@ -444,6 +486,9 @@ mod tests {
         tool_call_ended("t", "ok", took);
         breaker("t", "open", &["closed", "open"]);
         breaker_opened("t");
+        model_breaker("m", "open", &["closed", "open"]);
+        model_breaker_opened("m");
+        model_waited("m", took);
         cache_asked("t", "hit");
         fallback_used("t");
         approval_asked("run");

@@ -116,7 +116,7 @@ async fn why_names_the_place_that_is_waited_for_and_who_has_it() {
     let [Reason::Place(wait)] = &third.why().await.unwrap()[..] else {
         panic!("it waits for a place")
     };
-    assert_eq!((wait.setting, wait.ahead), ("running_turns", 1));
+    assert_eq!((wait.setting, wait.ahead), ("limits.running_turns", 1));
     assert_eq!((wait.gauge.used, wait.gauge.waiting), (1, 2));
     assert!(wait.since >= Duration::from_secs(2));
     let (holder, held) = wait.holders.first().unwrap();
@@ -146,9 +146,9 @@ async fn why_names_the_tools_that_run_and_the_wait_for_a_model() {
         |reason| matches!(reason, Reason::Effect(effect) if effect.tool.as_deref() == Some("slow")),
     );
     assert_eq!(tools.count(), 2);
-    let places = why
-        .iter()
-        .filter(|reason| matches!(reason, Reason::Place(wait) if wait.setting == "tool_workers"));
+    let places = why.iter().filter(
+        |reason| matches!(reason, Reason::Place(wait) if wait.setting == "limits.tool_workers"),
+    );
     assert_eq!(places.count(), 1);
     session.cancel().await.unwrap();
 
@@ -209,4 +209,53 @@ async fn places_come_back_whatever_becomes_of_the_sessions() {
         completed += usize::from(done(session).await);
     }
     assert!(completed > 10, "{completed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_asks_to_wait_holds_up_nobody_who_asks_another() {
+    let throttled = Puppet::new(|asked| match asked.before {
+        0 => vec![Act::Fail(
+            impresario::model::ModelErrorKind::RateLimited,
+            Some(Duration::from_secs(60)),
+        )],
+        _ => vec![say("fine")],
+    });
+    let other = Puppet::new(|_| vec![say("fine")]);
+    let stage = Stage::new(&throttled, &[]).with(|settings| settings.limits.model_calls = 1);
+    let company = stage
+        .builder()
+        .model("other", Arc::new(other))
+        .agent(impresario::Agent::new("free").model("other"))
+        .start()
+        .await
+        .unwrap();
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let session = session_of(&company, "a").await;
+        session.say("go").await.unwrap();
+        held.push(session);
+    }
+    within(async {
+        while !held_back(&held).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let free = company.session("free").create().await.unwrap();
+    let events = support::turn(&free, "go").await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+    // When the time is over, all go on.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    eventually(async || is_at_rest(&company)).await;
+    assert_eq!(throttled.calls.counts().begun, 11);
+}
+
+/// Whether all but the one that was told to wait are held back before they ask.
+async fn held_back(sessions: &[Session]) -> bool {
+    let mut throttled = 0;
+    for session in sessions {
+        let why = session.why().await.unwrap();
+        throttled += usize::from(why.iter().any(|it| matches!(it, Reason::Throttled(..))));
+    }
+    throttled == sessions.len() - 1
 }

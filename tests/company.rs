@@ -543,7 +543,7 @@ async fn cancel_takes_what_waits_for_a_place_and_says_when_there_is_nothing() {
 #[tokio::test(start_paused = true)]
 async fn cancel_ends_the_wait_before_the_next_try() {
     let model = at_first(vec![vec![Act::Fail(
-        ModelErrorKind::RateLimited,
+        ModelErrorKind::Overloaded,
         Some(Duration::from_secs(200)),
     )]]);
     let (company, session) = Stage::new(&model, &[]).open().await;

@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["redact"],
     &["clock", "metric", "settings", "fault", "stop"],
-    &["turn", "context", "breaker", "restart", "admission"],
+    &["turn", "context", "breaker", "restart", "rate", "admission"],
     &["store", "tool", "model"],
     &["chunk"],
     &["subscriber"],

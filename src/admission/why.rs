@@ -41,7 +41,7 @@ impl Lane {
         let mut holders: Vec<_> = state.holders.values().collect();
         holders.sort_by_key(|holder| holder.since);
         Some(Wait {
-            setting: self.0.lane.label(),
+            setting: self.0.lane.setting(),
             gauge: self.0.gauge(&state),
             ahead: self.0.ahead(&state, *ticket),
             since: now.saturating_sub(waiter.since),

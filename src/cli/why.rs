@@ -52,6 +52,10 @@ fn lines(reason: &Reason, session: &str) -> Vec<String> {
             approval.tool,
             call = approval.call
         )],
+        Reason::Throttled { model, for_ms } => vec![format!(
+            "the provider's limits let the next call of the model {model} pass in {}",
+            time(*for_ms)
+        )],
         Reason::Draining => {
             vec!["the daemon is draining; it goes on after the next start".to_owned()]
         }
@@ -75,7 +79,7 @@ fn place(reason: &Reason) -> Vec<String> {
         return Vec::new();
     };
     let mut lines = vec![format!(
-        "waits for a place of limits.{limit} for {}: {used} of {places} are taken, {waiting} wait, {ahead} come first",
+        "waits for a place of {limit} for {}: {used} of {places} are taken, {waiting} wait, {ahead} come first",
         time(*since_ms)
     )];
     if let Some(most) = tenant_places {

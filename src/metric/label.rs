@@ -57,6 +57,8 @@ pub enum Lane {
     ToolWorkers,
     /// Inputs accepted and not yet applied.
     QueuedInputs,
+    /// Before one model.
+    OneModel,
 }
 
 /// What was done to a reader that fell behind.
@@ -129,7 +131,7 @@ impl Strays {
 }
 
 impl Lane {
-    /// The name of the lane, and of the setting in `[limits]`.
+    /// The name of the lane.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -138,6 +140,20 @@ impl Lane {
             Self::ModelCalls => "model_calls",
             Self::ToolWorkers => "tool_workers",
             Self::QueuedInputs => "queued_inputs",
+            Self::OneModel => "one_model",
+        }
+    }
+
+    /// The setting that says how many places there are.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::LiveSessions => "limits.live_sessions",
+            Self::RunningTurns => "limits.running_turns",
+            Self::ModelCalls => "limits.model_calls",
+            Self::ToolWorkers => "limits.tool_workers",
+            Self::QueuedInputs => "limits.queued_inputs",
+            Self::OneModel => "models.*.max_at_once",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! touches a log.
 
 mod build;
+pub mod limits;
 pub mod offline;
 pub mod provider;
 pub mod rules;
@@ -108,6 +109,8 @@ pub enum ModelErrorKind {
     Rejected,
     /// The model worker itself failed.
     Crashed,
+    /// The model had failed too often, and was not asked.
+    BreakerOpen,
 }
 
 impl ModelErrorKind {
@@ -126,6 +129,7 @@ impl ModelErrorKind {
             Self::Unauthorized => "model_unauthorized",
             Self::Rejected => "model_rejected",
             Self::Crashed => "model_crashed",
+            Self::BreakerOpen => "model_breaker_open",
         }
     }
 
@@ -141,7 +145,8 @@ impl ModelErrorKind {
             | Self::IdleTimeout
             | Self::CallTimeout
             | Self::Garbage
-            | Self::Crashed => true,
+            | Self::Crashed
+            | Self::BreakerOpen => true,
             Self::Unauthorized | Self::Rejected => false,
         }
     }

@@ -196,7 +196,8 @@ fn too_slow(kind: ModelErrorKind, limit: Duration) -> ModelError {
         | ModelErrorKind::Garbage
         | ModelErrorKind::Unauthorized
         | ModelErrorKind::Rejected
-        | ModelErrorKind::Crashed => "call_timeout_ms",
+        | ModelErrorKind::Crashed
+        | ModelErrorKind::BreakerOpen => "call_timeout_ms",
     };
     ModelError {
         kind,

@@ -7,12 +7,14 @@ use std::sync::{Arc, OnceLock};
 
 use secrecy::SecretString;
 
+use super::models::{self, Casting};
 use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
-use crate::model::{Model, Sampling};
+use crate::model::Model;
+use crate::model::limits::Limits;
 use crate::root::RootHandle;
 use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Restarts, Shared};
-use crate::settings::{AgentSettings, Environment, ModelSettings, Settings, ToolSettings};
+use crate::settings::{AgentSettings, Environment, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
 use crate::tool::{Care, Tool, Toolbox};
@@ -43,7 +45,7 @@ pub struct Builder {
     settings: Settings,
     keep: Keep,
     agents: BTreeMap<String, AgentSettings>,
-    models: BTreeMap<String, ModelEntry>,
+    models: BTreeMap<String, Casting>,
     tools: BTreeMap<String, Arc<dyn Tool>>,
     cares: BTreeMap<String, Care>,
     clock: Arc<dyn Clock>,
@@ -238,14 +240,18 @@ impl Builder {
     #[must_use]
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
         let name = name.into();
-        let entry = ModelEntry {
-            model_name: name.clone(),
-            name: name.clone(),
-            model,
-            sampling: Sampling::default(),
-            prices: None,
-        };
-        self.models.insert(name, entry);
+        let casting = Casting::own(&name, model);
+        self.models.insert(name, casting);
+        self
+    }
+
+    /// What the model with this name may be asked: calls at once, requests and tokens a minute, and
+    /// when it is not asked for a while. A name that is no model's is left out.
+    #[must_use]
+    pub fn limits(mut self, model: &str, limits: Limits) -> Self {
+        if let Some(casting) = self.models.get_mut(model) {
+            casting.limits = limits;
+        }
         self
     }
 
@@ -293,8 +299,8 @@ impl Builder {
             secrets: secrets::known(settings, environment),
         };
         for (name, model) in &settings.models {
-            let entry = model_entry(name, model, environment)?;
-            builder.models.insert(name.clone(), entry);
+            let casting = Casting::from_settings(name, model, environment)?;
+            builder.models.insert(name.clone(), casting);
         }
         let tool_environment = ToolEnvironment {
             data: settings.store.path.clone(),
@@ -322,11 +328,7 @@ impl Builder {
             (Arc::clone(tool), care)
         });
         let tools = Toolbox::new(hosted, &self.clock)?;
-        let models: BTreeMap<_, _> = self
-            .models
-            .into_iter()
-            .map(|(name, entry)| (name, Arc::new(entry)))
-            .collect();
+        let models = models::with_doors(self.models, &self.clock);
         let agents = agents(&self.agents, &models, &tools)?;
         let store = open(self.keep, &self.settings, &self.clock).await?;
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
@@ -427,27 +429,4 @@ fn check_agent_tools(
         });
     }
     Ok(())
-}
-
-fn model_entry(
-    name: &str,
-    settings: &ModelSettings,
-    environment: &Environment,
-) -> Result<ModelEntry, StartError> {
-    let key = secrets::key(settings, environment).map_err(|source| StartError::Key {
-        model: name.to_owned(),
-        path: settings.api_key_file.clone(),
-        source,
-    })?;
-    Ok(ModelEntry {
-        name: name.to_owned(),
-        model_name: settings.model.clone(),
-        model: crate::model::build(name, settings, key)?,
-        sampling: Sampling {
-            temperature: settings.temperature,
-            max_tokens: settings.max_tokens,
-            seed: settings.seed,
-        },
-        prices: settings.prices,
-    })
 }

@@ -6,6 +6,7 @@
 
 mod builder;
 mod info;
+mod models;
 mod secrets;
 mod session;
 mod turn;

@@ -1,5 +1,7 @@
 //! What a session does, and what it waits for.
 
+use std::time::Duration;
+
 use super::Impresario;
 use crate::admission::Wait;
 use crate::event::Timestamp;
@@ -21,6 +23,8 @@ pub enum Reason {
     Effect(Effect),
     /// A model is asked again then.
     Retry(Timestamp),
+    /// The limits of this model's provider hold its calls back for so long.
+    Throttled(String, Duration),
     /// A person has to answer.
     Person(Asked),
     /// The daemon begins no turns any more: it goes on after the next start.
@@ -48,6 +52,9 @@ impl Impresario {
         };
         let is_live = facts.is_some();
         if let Some(facts) = facts {
+            if facts.effects.iter().any(|effect| effect.tool.is_none()) {
+                reasons.extend(self.why_model(id, &summary.agent));
+            }
             reasons.extend(facts.effects.into_iter().map(Reason::Effect));
             reasons.extend(facts.retry_at.map(Reason::Retry));
         }
@@ -64,5 +71,17 @@ impl Impresario {
             });
         }
         Ok(reasons)
+    }
+
+    /// What a call of this agent's model waits for.
+    fn why_model(&self, id: SessionId, agent: &str) -> Vec<Reason> {
+        let Some(agent) = self.0.shared.agents.get(agent) else {
+            return Vec::new();
+        };
+        let door = &agent.model.door;
+        let place = door.why(id).map(Reason::Place);
+        let wait = door.wait();
+        let throttled = wait.map(|wait| Reason::Throttled(agent.model.name.clone(), wait));
+        place.into_iter().chain(throttled).collect()
     }
 }

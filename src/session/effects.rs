@@ -222,7 +222,7 @@ impl State {
         let work = ModelWork {
             of,
             claim: self.claim.clone(),
-            model: Arc::clone(&agent.model.model),
+            model: Arc::clone(&agent.model),
             request: Request {
                 system: agent.system.clone(),
                 messages: self.context.messages(),

@@ -12,6 +12,7 @@ use crate::context::ToolDefinition;
 use crate::event::{Timestamp, Usage};
 use crate::id::SessionId;
 use crate::metric;
+use crate::model::limits::Door;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::restart::Pace;
@@ -192,6 +193,8 @@ pub struct ModelEntry {
     pub model_name: String,
     /// Who answers.
     pub model: Arc<dyn Model>,
+    /// What stands before its calls.
+    pub door: Arc<Door>,
     /// How answers are written.
     pub sampling: Sampling,
     /// What an answer costs, USD; `None` when no price is known.

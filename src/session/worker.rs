@@ -14,11 +14,11 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
 use super::errands::CallChildren;
-use super::shared::Shared;
+use super::shared::{ModelEntry, Shared};
 use crate::admission::Claim;
 use crate::event::{Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
-use crate::model::{Answer, Model, ModelError, ModelErrorKind, Piece, Request};
+use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request, limits};
 use crate::store::MAX_EVENT_BYTES;
 use crate::tool::host::cut;
 use crate::tool::{Call, OutputSink, RunEnd, Toolbox};
@@ -85,7 +85,7 @@ pub(super) struct ModelWork {
     pub(super) of: Seq,
     /// Who wants the places.
     pub(super) claim: Claim,
-    pub(super) model: Arc<dyn Model>,
+    pub(super) model: Arc<ModelEntry>,
     pub(super) request: Request,
     pub(super) shared: Arc<Shared>,
     pub(super) session: ActorRef<Msg>,
@@ -102,12 +102,18 @@ pub(super) struct ModelEnd {
 
 impl ModelWork {
     pub(super) async fn run(self) {
+        // First the model's own limits: whoever waits there holds up nobody who asks another.
+        let tokens = limits::estimate(&self.request);
+        let leave = match self.model.door.enter(&self.claim, tokens).await {
+            Ok(leave) => leave,
+            Err(error) => return self.tell(Err(error), (None, Duration::ZERO)),
+        };
         let _place = self.shared.lanes.model_calls.enter(&self.claim).await;
         let begun = self.shared.clock.elapsed();
         let since = || self.shared.clock.elapsed().saturating_sub(begun);
         let mut first_piece = None;
         let credit = Arc::new(Semaphore::new(PIECES_WAITING));
-        let mut pieces = self.model.answer(self.request.clone());
+        let mut pieces = self.model.model.answer(self.request.clone());
         let result = loop {
             let piece = match pieces.next().await {
                 Some(Ok(Piece::Done(answer))) => break Ok(answer),
@@ -124,12 +130,24 @@ impl ModelWork {
                 return;
             }
         };
+        match &result {
+            Ok(answer) => leave.answered(answer.usage.as_ref()),
+            Err(error) => leave.failed(error),
+        }
+        self.tell(result, (first_piece, since()));
+    }
+
+    fn tell(
+        &self,
+        result: Result<Answer, ModelError>,
+        (first_piece, took): (Option<Duration>, Duration),
+    ) {
         // A session that is gone will ask again after it has recovered.
         let _gone = self.session.cast(Msg::ModelEnded(ModelEnd {
             of: self.of,
             result,
             first_piece,
-            took: since(),
+            took,
         }));
     }
 }

@@ -32,6 +32,16 @@ pub struct ModelSettings {
     pub max_tokens: Option<u32>,
     /// For repeatable answers, where the provider can.
     pub seed: Option<u64>,
+    /// Calls at once; `None` for as many as `limits.model_calls`.
+    pub max_at_once: Option<usize>,
+    /// Requests a minute.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens a minute, read and written.
+    pub tokens_per_minute: Option<u32>,
+    /// It is not asked for a while after so many failures in a row; 0 for never.
+    pub breaker_failures: u32,
+    /// How long.
+    pub breaker_open_ms: u64,
     /// What it costs; a model without prices records no cost.
     pub prices: Option<PriceSettings>,
 }
@@ -82,6 +92,11 @@ impl Default for ModelSettings {
             temperature: None,
             max_tokens: None,
             seed: None,
+            max_at_once: None,
+            requests_per_minute: None,
+            tokens_per_minute: None,
+            breaker_failures: 5,
+            breaker_open_ms: 60_000,
             prices: None,
         }
     }

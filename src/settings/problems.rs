@@ -211,6 +211,19 @@ impl ModelSettings {
         if let Some(value) = self.max_tokens {
             faults.at_least("max_tokens", value.into(), 1);
         }
+        faults.at_least("breaker_open_ms", self.breaker_open_ms, 1);
+        for (key, value) in [
+            ("max_at_once", self.max_at_once.map(|it| it as u64)),
+            (
+                "requests_per_minute",
+                self.requests_per_minute.map(u64::from),
+            ),
+            ("tokens_per_minute", self.tokens_per_minute.map(u64::from)),
+        ] {
+            if let Some(value) = value {
+                faults.at_least(key, value, 1);
+            }
+        }
         if let Some(prices) = &self.prices {
             prices.check(faults);
         }

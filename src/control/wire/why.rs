@@ -26,7 +26,7 @@ pub enum Reason {
     },
     /// It waits for a place.
     Place {
-        /// The setting in `[limits]`.
+        /// The setting.
         limit: String,
         /// Places taken.
         used: u64,
@@ -69,6 +69,13 @@ pub enum Reason {
         /// RFC 3339.
         at: String,
     },
+    /// The provider's limits hold its model's calls back.
+    Throttled {
+        /// The model's name in the settings.
+        model: String,
+        /// For so long, milliseconds.
+        for_ms: u64,
+    },
     /// A person has to answer.
     Person {
         /// What is asked.
@@ -100,6 +107,10 @@ impl From<runtime::Reason> for Reason {
             runtime::Reason::Place(wait) => place(&wait),
             runtime::Reason::Effect(effect) => effect_of(effect),
             runtime::Reason::Retry(at) => Self::Retry { at: rfc3339(at) },
+            runtime::Reason::Throttled(model, wait) => Self::Throttled {
+                model,
+                for_ms: milliseconds(wait),
+            },
             runtime::Reason::Person(asked) => Self::Person {
                 approval: (&asked).into(),
             },

@@ -1,0 +1,119 @@
+//! Models on their way into a company: what stands before the calls of each is made when it starts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::secrets;
+use crate::clock::Clock;
+use crate::model::limits::{Door, Limits};
+use crate::model::{Model, Sampling};
+use crate::runtime::StartError;
+use crate::session::shared::ModelEntry;
+use crate::settings::{Environment, ModelSettings, PriceSettings, Provider};
+
+/// A model and what settings say of it.
+#[derive(Debug)]
+pub(super) struct Casting {
+    model_name: String,
+    model: Arc<dyn Model>,
+    sampling: Sampling,
+    prices: Option<PriceSettings>,
+    pub(super) limits: Limits,
+    /// What it is to its provider; those with the same share their limits.
+    account: Option<String>,
+}
+
+impl Casting {
+    /// A model made in code, with limits of its own.
+    pub(super) fn own(name: &str, model: Arc<dyn Model>) -> Self {
+        Self {
+            model_name: name.to_owned(),
+            model,
+            sampling: Sampling::default(),
+            prices: None,
+            limits: Limits::default(),
+            account: None,
+        }
+    }
+
+    /// The model of `[models.NAME]`.
+    pub(super) fn from_settings(
+        name: &str,
+        settings: &ModelSettings,
+        environment: &Environment,
+    ) -> Result<Self, StartError> {
+        let key = secrets::key(settings, environment).map_err(|source| StartError::Key {
+            model: name.to_owned(),
+            path: settings.api_key_file.clone(),
+            source,
+        })?;
+        Ok(Self {
+            model_name: settings.model.clone(),
+            model: crate::model::build(name, settings, key)?,
+            sampling: Sampling {
+                temperature: settings.temperature,
+                max_tokens: settings.max_tokens,
+                seed: settings.seed,
+            },
+            prices: settings.prices,
+            limits: Limits::from(settings),
+            account: account(settings),
+        })
+    }
+}
+
+fn account(settings: &ModelSettings) -> Option<String> {
+    let is_remote = match settings.provider {
+        Provider::Offline | Provider::Scripted => false,
+        Provider::Openai | Provider::Anthropic | Provider::Gemini | Provider::Ollama => true,
+    };
+    is_remote.then(|| {
+        format!(
+            "{:?} {} {} {} {}",
+            settings.provider,
+            settings.base_url,
+            settings.model,
+            settings.api_key_env,
+            settings.api_key_file.display()
+        )
+    })
+}
+
+/// Puts a door before each model. Of those that share one, the strictest limits count.
+pub(super) fn with_doors(
+    castings: BTreeMap<String, Casting>,
+    clock: &Arc<dyn Clock>,
+) -> BTreeMap<String, Arc<ModelEntry>> {
+    let mut limits = BTreeMap::<String, Limits>::new();
+    for casting in castings.values() {
+        if let Some(account) = &casting.account {
+            let known = limits.entry(account.clone()).or_insert(casting.limits);
+            *known = known.stricter(casting.limits);
+        }
+    }
+    let mut doors = BTreeMap::<String, Arc<Door>>::new();
+    castings
+        .into_iter()
+        .map(|(name, casting)| {
+            let door = match &casting.account {
+                None => Door::new(&name, casting.limits, clock),
+                Some(account) => {
+                    let limits = limits.get(account).copied().unwrap_or(casting.limits);
+                    let door = doors
+                        .entry(account.clone())
+                        .or_insert_with(|| Door::new(&name, limits, clock));
+                    Arc::clone(door)
+                }
+            };
+            let entry = ModelEntry {
+                name: name.clone(),
+                model_name: casting.model_name,
+                model: casting.model,
+                door,
+                sampling: casting.sampling,
+                prices: casting.prices,
+            };
+            (name, Arc::new(entry))
+        })
+        .collect()
+}
