@@ -148,13 +148,15 @@ async fn bystanders() {
     );
     let mut calm = None;
     let default_rate = Settings::default().limits.restarts_per_second;
-    for (name, beside) in [
-        ("beside nothing", Beside::Nothing),
-        ("500 answer", Beside::Answers),
-        ("500 panic, fast", Beside::Panics(AT_ANY_RATE)),
-        ("500 panic", Beside::Panics(default_rate)),
+    let (all, first) = (Duration::from_secs(3_600), Duration::from_millis(100));
+    for (name, beside, within) in [
+        ("beside nothing", Beside::Nothing, all),
+        ("500 answer", Beside::Answers, all),
+        ("500 panic, fast", Beside::Panics(AT_ANY_RATE), all),
+        ("500 panic", Beside::Panics(default_rate), all),
+        ("… first 100 ms", Beside::Panics(default_rate), first),
     ] {
-        let mut turns = turns_beside(beside).await;
+        let mut turns = turns_beside(beside, within).await;
         let (p50, p99) = (at(&mut turns, 0.5), at(&mut turns, 0.99));
         let (calm50, calm99) = *calm.get_or_insert((p50, p99));
         println!(
@@ -168,8 +170,9 @@ async fn bystanders() {
     }
 }
 
-/// The turns of bystanders that began or ended while it went on.
-async fn turns_beside(beside: Beside) -> Vec<Duration> {
+/// The turns of bystanders that began or ended while it went on, within so long from its
+/// beginning.
+async fn turns_beside(beside: Beside, within: Duration) -> Vec<Duration> {
     let (company, mut watcher) = company(beside).await;
     let stop = Arc::new(AtomicBool::new(false));
     let strolls: Vec<_> = (0..BYSTANDERS)
@@ -179,7 +182,7 @@ async fn turns_beside(beside: Beside) -> Vec<Duration> {
     for _ in 0..STORMS {
         if beside == Beside::Nothing {
             let begun = Instant::now();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
             times.push((begun, Instant::now()));
         } else {
             times.push(company_at_once(&company, &mut watcher, STORM).await);
@@ -188,6 +191,10 @@ async fn turns_beside(beside: Beside) -> Vec<Duration> {
     stop.store(true, Ordering::Relaxed);
     let turns = join_all(strolls).await;
     company.stop(Duration::from_secs(10)).await.unwrap();
+    let times = times
+        .into_iter()
+        .map(|(from, to)| (from, to.min(from + within)));
+    let times: Vec<_> = times.collect();
     let overlaps = |begun, ended| {
         times
             .iter()
@@ -204,8 +211,13 @@ async fn turns_beside(beside: Beside) -> Vec<Duration> {
 /// Takes one turn after the other; gives when each began and ended.
 async fn stroll(company: Impresario, stop: Arc<AtomicBool>) -> Vec<(Instant, Instant)> {
     let mut turns = Vec::new();
-    let session = company.session("bystander").create().await.unwrap();
+    let mut session = company.session("bystander").create().await.unwrap();
     while !stop.load(Ordering::Relaxed) {
+        if turns.len() % 20 == 19 {
+            // A conversation that grows makes turns longer.
+            session.close(None).await.unwrap();
+            session = company.session("bystander").create().await.unwrap();
+        }
         let begun = Instant::now();
         let mut turn = session.send("go").await.unwrap();
         while turn.next().await.is_some() {}

@@ -189,7 +189,7 @@ fn done(outcomes: &BTreeMap<String, String>) -> Vec<&str> {
 /// Whether this machine has a level; says so when it has not.
 async fn has(stage: &Stage, level: SandboxLevel) -> bool {
     match stage.run(&stage.settings(level)).await {
-        (Err(ToolError::Failed(why)), None) if why.contains("cannot be confined") => {
+        (Err(ToolError::Refused(why)), None) if why.contains("cannot be confined") => {
             eprintln!("SKIPPED, this machine cannot do it: {why}");
             false
         }
@@ -308,7 +308,7 @@ async fn a_demand_that_the_machine_cannot_meet_is_an_error_that_says_what_is_mis
         let tool = build("mine", settings, &environment).unwrap();
         tool.call(invocation(stage.tries()))
     };
-    let Err(ToolError::Failed(text)) = call(&settings).await else {
+    let Err(ToolError::Refused(text)) = call(&settings).await else {
         panic!("the tool ran");
     };
     assert!(
@@ -335,7 +335,7 @@ async fn a_listed_path_that_is_missing_is_named() {
             ..stage.settings(level)
         };
         let (result, level) = stage.run(&settings).await;
-        let Err(ToolError::Failed(text)) = result else {
+        let Err(ToolError::Refused(text)) = result else {
             panic!("{result:?}");
         };
         assert!(text.contains("gone") && text.contains("`read`"), "{text}");

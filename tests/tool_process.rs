@@ -35,6 +35,13 @@ fn failed(result: Result<String, ToolError>) -> String {
     }
 }
 
+fn refused(result: Result<String, ToolError>) -> String {
+    match result {
+        Err(ToolError::Refused(text)) => text,
+        other => panic!("{other:?} is no refusal"),
+    }
+}
+
 fn died(result: Result<String, ToolError>) -> String {
     match result {
         Err(ToolError::Died(text)) => text,
@@ -112,19 +119,19 @@ async fn a_program_that_cannot_start_says_why() {
         (file("script", 0o700, b"#!/nowhere/sh\n"), "interpreter"),
     ];
     for (program, expected) in table {
-        let text = failed(run(&command(&[&program])).await);
+        let text = refused(run(&command(&[&program])).await);
         assert!(text.contains(expected), "{text}");
         assert!(text.contains(&program), "{text}");
     }
 
     let busy = file("busy", 0o700, &std::fs::read("/bin/true").unwrap());
     let open = std::fs::File::options().write(true).open(&busy).unwrap();
-    let text = failed(run(&command(&[&busy])).await);
+    let text = refused(run(&command(&[&busy])).await);
     assert!(text.contains("open for writing"), "{text}");
     drop(open);
 
     let long = "x".repeat(1 << 20);
-    let text = failed(run(&command(&["/bin/echo", &long])).await);
+    let text = refused(run(&command(&["/bin/echo", &long])).await);
     assert!(text.contains("too long"), "{text}");
 }
 
@@ -139,7 +146,7 @@ async fn a_missing_workdir_is_named() {
         workdir: "/nowhere/at/all".into(),
         ..command(&["/bin/true"])
     };
-    let text = failed(run(&settings).await);
+    let text = refused(run(&settings).await);
     assert!(text.contains("/nowhere/at/all"), "{text}");
     assert!(text.contains("tools.mine.workdir"), "{text}");
 }

@@ -188,7 +188,9 @@ fn result_line(result: &ToolResult) -> String {
     match (result.outcome.as_str(), result.cause.as_deref()) {
         ("ok", _) => format!("← {content}"),
         // These say it all.
-        (outcome, None | Some("bad_answer" | "timed_out")) => format!("← {outcome}: {content}"),
+        (outcome, None | Some("bad_answer")) | (outcome @ "timeout", _) => {
+            format!("← {outcome}: {content}")
+        }
         (outcome, Some(cause)) => format!("← {outcome} ({}): {content}", cause.replace('_', " ")),
     }
 }
@@ -418,5 +420,30 @@ mod tests {
         printer.show(&item, &mut screen).unwrap();
         let (out, _) = shown(screen);
         assert_eq!(serde_json::from_str::<StreamItem>(&out).unwrap(), item);
+    }
+
+    #[test]
+    fn a_result_says_what_kind_of_failure_led_to_it_unless_its_outcome_does() {
+        let table = [
+            ("ok", None, "← it"),
+            ("error", Some("bad_answer"), "← error: it"),
+            ("error", Some("breaker_open"), "← error (breaker open): it"),
+            ("timeout", Some("timed_out"), "← timeout: it"),
+            ("unknown", Some("crashed"), "← unknown (crashed): it"),
+            ("unknown", Some("timed_out"), "← unknown (timed out): it"),
+            ("cancelled", None, "← cancelled: it"),
+        ];
+        for (outcome, cause, expected) in table {
+            let result = ToolResult {
+                of: 3,
+                outcome: outcome.to_owned(),
+                content: "it".to_owned(),
+                attempts: 1,
+                duration_ms: 1,
+                sandbox: None,
+                cause: cause.map(str::to_owned),
+            };
+            assert_eq!(result_line(&result), expected);
+        }
     }
 }

@@ -34,7 +34,9 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// What tools need to know of the place where they run.
 #[derive(Clone, Debug, Default)]
 pub struct ToolEnvironment {
-    /// The data directory; a command tool without a `workdir` works in `tools/NAME/work` below it.
+    /// The data directory; a command tool without a `workdir` works in `tools/NAME/work` below it,
+    /// and each run leaves a trace in `tools/.running` while it lasts. One directory for a program
+    /// that runs tools: what a killed one left is ended by the next that starts a tool from there.
     pub data: PathBuf,
     /// A program whose `main` begins with [`crate::tool::shim::run_if_asked`]; command tools are
     /// started through it. `None` takes the running program.
