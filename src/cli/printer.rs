@@ -441,6 +441,8 @@ mod tests {
                 attempts: 1,
                 duration_ms: 1,
                 sandbox: None,
+                usage: None,
+                cost_usd: None,
                 cause: cause.map(str::to_owned),
             };
             assert_eq!(result_line(&result), expected);
