@@ -292,6 +292,7 @@ fn words(fact: &Fact) -> usize {
         Fact::SessionCreated(_)
         | Fact::TurnStarted { .. }
         | Fact::LlmRequest { .. }
+        | Fact::ChildStarted(_)
         | Fact::TurnFinished { .. }
         | Fact::Released { .. }
         | Fact::SessionClosed { .. } => 0,
@@ -314,6 +315,7 @@ fn voided_by(event: &Event) -> Option<Seq> {
         | Fact::LlmResponse(_)
         | Fact::ToolCall(_)
         | Fact::ToolResult(_)
+        | Fact::ChildStarted(_)
         | Fact::ApprovalDecided(_)
         | Fact::TurnFinished { .. }
         | Fact::Quarantined { .. }

@@ -88,6 +88,7 @@ impl Context {
             Fact::TurnFinished { .. } => self.close_step(),
             Fact::SessionCreated(_)
             | Fact::LlmRequest { .. }
+            | Fact::ChildStarted(_)
             | Fact::Error(_)
             | Fact::ApprovalRequested(_)
             | Fact::ApprovalDecided(_)

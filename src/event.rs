@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{CallId, Seq, TurnId};
 
+mod child;
+
 pub use attachment::{Attachment, AttachmentKind};
+pub use child::{ChildStarted, Parent, Spent};
 
 /// Milliseconds since the Unix epoch, UTC. For people; order comes from [`Seq`] alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +63,8 @@ pub enum Fact {
     ToolCall(ToolCall),
     /// Outcome of a [`Fact::ToolCall`].
     ToolResult(ToolResult),
+    /// A tool call began a session of its own.
+    ChildStarted(ChildStarted),
     /// A person is asked whether a tool call may run.
     ApprovalRequested(ApprovalRequest),
     /// What came of an [`Fact::ApprovalRequested`].
@@ -84,9 +89,9 @@ pub enum Fact {
         turn: TurnId,
         /// How it ended.
         status: TurnStatus,
-        /// Tokens of all its model calls.
+        /// Tokens of all its model calls, those of the sessions that it began included.
         usage: Usage,
-        /// Cost of all its model calls, where every price was known.
+        /// Their cost, where every price was known.
         cost_usd: Option<f64>,
     },
     /// The session kept failing and was set aside.
@@ -117,6 +122,10 @@ pub struct SessionCreated {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+    /// The session that began it, if one did.
+    pub parent: Option<Parent>,
+    /// So many sessions stand above it.
+    pub depth: u32,
 }
 
 /// Words for the agent.
@@ -238,7 +247,7 @@ pub enum Decision {
 }
 
 /// Outcome of a tool call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ToolResult {
     /// The [`Fact::ToolCall`] whose outcome this is.
     pub of: Seq,
@@ -256,6 +265,8 @@ pub struct ToolResult {
     pub attachments: Vec<Attachment>,
     /// What kind of failure led to this outcome, if one did; nothing in logs of older versions.
     pub cause: Option<Cause>,
+    /// What the sessions that it began spent, if it began any.
+    pub spent: Option<Spent>,
 }
 
 /// A failure with a stable code.
@@ -403,6 +414,7 @@ impl Fact {
             Self::LlmResponse(_) => "llm_response",
             Self::ToolCall(_) => "tool_call",
             Self::ToolResult(_) => "tool_result",
+            Self::ChildStarted(_) => "child_started",
             Self::ApprovalRequested(_) => "approval_requested",
             Self::ApprovalDecided(_) => "approval_decided",
             Self::Error(_) => "error",
@@ -426,6 +438,7 @@ impl Fact {
             | Self::TurnStarted { .. }
             | Self::LlmRequest { .. }
             | Self::ToolCall(_)
+            | Self::ChildStarted(_)
             | Self::ApprovalRequested(_)
             | Self::ApprovalDecided(_)
             | Self::WorkerRestarted { .. }

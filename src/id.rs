@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Names one session for its whole life, across restarts; never used again after a delete.
 ///
 /// A ULID: 26 characters that sort by creation time.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(ulid::Ulid);
 
 /// The text is not a session id.

@@ -135,6 +135,7 @@ fn calling(tool: &str, arguments: &Value) -> Call {
         attempt: 2,
         owner: None,
         output: OutputSink::none(),
+        agents: None,
     }
 }
 
@@ -420,7 +421,7 @@ async fn progress_is_streamed_as_output_and_puts_the_timeout_off() {
     });
     // Five times 500 ms are more than 2 s, but none of them is.
     let company = play
-        .company_of(&model, |settings| settings.timeout_ms = 2_000)
+        .company_of(&model, |settings| settings.timeout_ms = Some(2_000))
         .await;
     let session = company.session("actor").create().await.unwrap();
     let mut turn = within(session.send("go")).await.unwrap();
@@ -453,7 +454,7 @@ async fn a_server_that_is_silent_for_too_long_or_never_done_is_a_timeout_and_hea
     for (timeout, total, says) in table {
         let play = Play::new();
         let tools = play.toolbox(|settings| {
-            settings.timeout_ms = timeout;
+            settings.timeout_ms = Some(timeout);
             settings.total_timeout_ms = total;
         });
         within(tools.ready(None)).await;
@@ -1123,7 +1124,7 @@ async fn a_server_that_reads_nothing_any_more_holds_up_nobody_and_is_ended() {
     let deaf = play.settings("deaf").command;
     let tools = play.toolbox(|settings| {
         settings.command = deaf;
-        settings.timeout_ms = 300;
+        settings.timeout_ms = Some(300);
     });
     // More than pipes and sockets hold.
     let call = calling("fake__echo", &json!({ "text": "x".repeat(4 << 20) }));

@@ -44,6 +44,7 @@ fn calling(tool: &str) -> Call {
         attempt: 1,
         owner: None,
         output: OutputSink::none(),
+        agents: None,
     }
 }
 

@@ -156,6 +156,7 @@ impl Stage {
         let output = OutputSink::none();
         let call = tool.call(Invocation {
             output: output.clone(),
+            agents: None,
             ..invocation(self.tries())
         });
         let result = tokio::time::timeout(LONG, call).await.unwrap();

@@ -406,3 +406,38 @@ fn a_server_and_its_tools_are_named_where_tools_are() {
         assert_eq!(found[0].key, key, "{lines}: {found:?}");
     }
 }
+
+#[test]
+fn an_agent_that_is_a_tool_has_to_exist_and_may_lead_back_to_itself() {
+    let tool = |rest: &str| {
+        format!(
+            "[tools.ask]\nkind = 'agent'\ndescription = 'asks'\n{rest}\n[agents.assistant]\ntools = ['ask']"
+        )
+    };
+    let settings = read(&tool("agent = 'assistant'"), &[], &[]).unwrap();
+    assert_eq!(settings.tools["ask"].agent, "assistant");
+    let table = [
+        ("", "tools.ask.agent", "needs the name of an agent"),
+        (
+            "agent = 'asistant'",
+            "tools.ask.agent",
+            "did you mean 'assistant'?",
+        ),
+        (
+            "agent = 'assistant'\neffect = 'pure'",
+            "tools.ask.effect",
+            "never pure",
+        ),
+        (
+            "agent = 'assistant'\ncache_ttl_ms = 5",
+            "tools.ask.cache_ttl_ms",
+            "only the answers of a pure tool",
+        ),
+    ];
+    for (rest, key, says) in table {
+        let found = problems(&tool(rest));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].key, key);
+        assert!(found[0].says.contains(says), "{found:?}");
+    }
+}

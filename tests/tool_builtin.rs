@@ -24,6 +24,7 @@ fn invocation(arguments: Value) -> Invocation {
         attempt: 1,
         owner: None,
         output: OutputSink::none(),
+        agents: None,
     }
 }
 
@@ -133,7 +134,7 @@ async fn http_get_gives_up_on_a_server_that_does_not_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let settings = ToolSettings {
-        timeout_ms: 200,
+        timeout_ms: Some(200),
         ..private()
     };
     let text = get(&settings, url).await.unwrap_err().to_string();

@@ -115,6 +115,9 @@ pub(super) enum Ask {
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Each session below the one that began it
+        #[arg(long)]
+        tree: bool,
         /// Only those that wait for a person, with what they ask
         #[arg(long)]
         waiting: bool,

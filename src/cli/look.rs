@@ -1,4 +1,4 @@
-//! Commands that look: `ls`, `show`, `log`, `tools`, `agents`, `models`, `status`, `check`, `schema`.
+//! Commands that look: `show`, `log`, `tools`, `agents`, `models`, `status`, `check`, `schema`.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -15,39 +15,8 @@ use crate::control::wire::{
 use crate::daemon::Exit;
 use crate::settings::{Environment, Layers, LoadError, load};
 
-/// Sessions asked for at once.
+/// Events asked for at once.
 const PAGE: u32 = 500;
-
-/// `ls`: newest first.
-pub(super) async fn ls(client: &Client, screen: &mut Screen, limit: u32) -> Result<Exit> {
-    let mut sessions: Vec<Session> = Vec::new();
-    let mut before = None;
-    while sessions.len() < limit as usize {
-        let left = limit - u32::try_from(sessions.len()).unwrap_or(limit);
-        let params = ListSessions {
-            before,
-            limit: Some(left.min(PAGE)),
-            waiting: false,
-        };
-        let page: SessionList = client.call(Method::SessionList, params).await?;
-        sessions.extend(page.sessions);
-        before = page.next;
-        if before.is_none() {
-            break;
-        }
-    }
-    let head = ["SESSION", "STATUS", "AGENT", "TURNS", "UPDATED", "TITLE"];
-    rows(screen, &head, &sessions, |it| {
-        vec![
-            it.session.clone(),
-            it.status.clone(),
-            it.agent.clone(),
-            it.turns.to_string(),
-            it.updated_at.clone(),
-            short(&it.title, 48),
-        ]
-    })
-}
 
 /// A call that waits for a person.
 #[derive(Serialize)]
@@ -138,6 +107,9 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
         ("created", it.created_at),
         ("updated", it.updated_at),
     ];
+    if let Some(parent) = it.parent {
+        lines.push(("parent", parent));
+    }
     for asked in &it.approvals {
         lines.push((
             "waits for you",
@@ -343,7 +315,7 @@ pub(super) fn print_schema(screen: &mut Screen) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn rows<T: Serialize>(
+pub(super) fn rows<T: Serialize>(
     screen: &mut Screen,
     head: &[&str],
     items: &[T],

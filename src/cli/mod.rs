@@ -7,6 +7,7 @@ mod act;
 mod args;
 mod asking;
 mod follow;
+mod list;
 mod look;
 mod printer;
 mod screen;
@@ -22,6 +23,7 @@ use clap::Parser;
 
 use crate::cli::args::{Ask, Cli, Command, Global, Talk, ToolCommand};
 use crate::cli::follow::Access;
+use crate::cli::list::Order;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
 use crate::control::wire::{Decision, Method, SendInput};
@@ -191,7 +193,10 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
             talk::send(client, screen, input).await
         }
         Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
-        Ask::Ls { limit, .. } => look::ls(client, screen, limit).await,
+        Ask::Ls { limit, tree, .. } => {
+            let order = if tree { Order::Tree } else { Order::Newest };
+            list::ls(client, screen, limit, order).await
+        }
         Ask::Show { session } => look::show(client, screen, session).await,
         Ask::Why { session } => why::why(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,

@@ -8,8 +8,8 @@ use std::io::{self, Write};
 
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
-    ApprovalDecided, ApprovalRequested, Event, LlmRequest, LlmResponse, Problem, Quarantined,
-    StreamItem, ToolCall, ToolResult, TurnFinished, UserInput, WorkerRestarted,
+    ApprovalDecided, ApprovalRequested, ChildStarted, Event, LlmRequest, LlmResponse, Problem,
+    Quarantined, StreamItem, ToolCall, ToolResult, TurnFinished, UserInput, WorkerRestarted,
 };
 
 /// A result or arguments longer than this are shown in part.
@@ -206,6 +206,10 @@ fn remark(event: &Event) -> Option<String> {
         "error" => {
             let problem: Problem = event.read()?;
             Some(format!("! {} ({})", problem.message, problem.code))
+        }
+        "child_started" => {
+            let child: ChildStarted = event.read()?;
+            Some(format!("↳ {} session {}", child.agent, child.session))
         }
         "worker_restarted" => {
             let restarted: WorkerRestarted = event.read()?;
@@ -437,6 +441,8 @@ mod tests {
                 attempts: 1,
                 duration_ms: 1,
                 sandbox: None,
+                usage: None,
+                cost_usd: None,
                 cause: cause.map(str::to_owned),
                 attachments: Vec::new(),
             };

@@ -91,7 +91,8 @@ impl Exit {
             | StartError::Tools(_)
             | StartError::Key { .. }
             | StartError::Pattern(_)
-            | StartError::Unknown { .. } => Self::Settings,
+            | StartError::Unknown { .. }
+            | StartError::UnknownAgent { .. } => Self::Settings,
             StartError::Store(_)
             | StartError::Read(_)
             | StartError::Root(_)

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::Redactor;
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, Attachment, Fact, Failure, FinishReason, LlmResponse,
-    RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
+    ApprovalDecision, ApprovalRequest, Attachment, ChildStarted, Fact, Failure, FinishReason,
+    LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -39,6 +39,7 @@ impl Redactor {
                 ..call
             }),
             Fact::ToolResult(result) => Fact::ToolResult(self.result(result)),
+            Fact::ChildStarted(child) => Fact::ChildStarted(self.child(child)),
             Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
                 reason: self.text(&request.reason),
                 ..request
@@ -91,6 +92,15 @@ impl Redactor {
             labels: labels
                 .map(|(name, value)| (self.text(&name), self.text(&value)))
                 .collect(),
+            parent: created.parent,
+            depth: created.depth,
+        }
+    }
+
+    fn child(&self, child: ChildStarted) -> ChildStarted {
+        ChildStarted {
+            agent: self.text(&child.agent),
+            ..child
         }
     }
 

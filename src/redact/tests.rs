@@ -380,6 +380,7 @@ fn an_attachment_that_holds_a_secret_is_left_out_and_others_stay_as_they_are() {
         sandbox: None,
         cause: None,
         attachments: vec![attachment(secret), attachment("YSBwaWN0dXJl")],
+        spent: None,
     });
     let Fact::ToolResult(result) = everything().fact(fact) else {
         panic!("a result stays a result");

@@ -2,11 +2,13 @@
 //! durable count of the recoveries. Runs beside the root, which may not wait for a disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tracing::{error, info};
 
-use crate::admission::{Claim, Place};
+use super::family;
+use crate::admission::{Claim, Lane, Place};
 use crate::event::{Event, Fact, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -14,13 +16,18 @@ use crate::metric::{self, Rejection};
 use crate::session::shared::Shared;
 use crate::session::{Began, Loaded, SessionError, load, summary};
 use crate::store::{Append, Blame, StoreError};
-use crate::turn::{Input, Rules};
+use crate::turn::{ChildLimits, Input, Rules};
+
+/// So long a child waits for room in memory.
+const CHILD_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a session's actor is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// It is new.
     Created(SessionCreated),
+    /// It is new, unless it exists: another session begins it.
+    Child(SessionCreated),
     /// Somebody wants it.
     Asked,
     /// The daemon has begun and its turn is unfinished. Its recovery was counted.
@@ -57,21 +64,27 @@ pub(super) async fn activate(
     }
     let began = match why {
         Why::Created(created) => return create(shared, id, created, place).await,
+        Why::Child(created) if shared.store.summary(id).await?.is_none() => {
+            return create(shared, id, created, place).await;
+        }
         Why::SetAside(reason) => return Err(set_aside(shared, id, &reason).await),
         Why::Crashed => {
             count_recovery(shared, id).await?;
             Began::Crashed
         }
         Why::Resumed => Began::Restarted,
-        Why::Asked | Why::Due => Began::Woken,
+        Why::Asked | Why::Due | Why::Child(_) => Began::Woken,
         Why::Refused => Began::Refused,
     };
     match load(&shared.store, id).await {
-        Ok(loaded) => Ok(Activated {
-            loaded,
-            place,
-            began,
-        }),
+        Ok(mut loaded) => {
+            recall_unwanted(shared, id, &mut loaded).await?;
+            Ok(Activated {
+                loaded,
+                place,
+                began,
+            })
+        }
         Err(error) if error.blame() == Blame::Session => {
             Err(set_aside(shared, id, &error.to_string()).await)
         }
@@ -89,10 +102,37 @@ async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault
             metric::rejected(Rejection::Overloaded);
             SessionError::from(full).into()
         }),
+        Why::Child(_) => child_place(lane, &claim).await,
         Why::Resumed | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
             Ok(lane.enter(&claim).await)
         }
     }
+}
+
+/// A parent holds its place while it waits for its child, so that waiting for long is no use: only
+/// sessions that have nothing to do leave.
+async fn child_place(lane: &Lane, claim: &Claim) -> Result<Place, Fault> {
+    if let Ok(place) = tokio::time::timeout(CHILD_WAIT, lane.enter(claim)).await {
+        return Ok(place);
+    }
+    lane.try_enter(claim).map_err(|full| {
+        metric::rejected(Rejection::Overloaded);
+        SessionError::from(full).into()
+    })
+}
+
+/// What a session did for its parent is cancelled before it goes on, when the parent has given it
+/// up in the meantime.
+async fn recall_unwanted(
+    shared: &Arc<Shared>,
+    id: SessionId,
+    loaded: &mut Loaded,
+) -> Result<(), StoreError> {
+    if family::is_unwanted(shared, &loaded.turn).await? {
+        info!(session = %id, "nobody waits for this session's answer any more");
+        append(shared, id, loaded, Input::Recall).await?;
+    }
+    Ok(())
 }
 
 /// The first event of a new session, durable before anybody has its name.
@@ -171,6 +211,7 @@ async fn append(
         max_attempts: shared.settings.max_attempts,
         queued_inputs: shared.settings.queued_inputs,
         tools: Arc::default(),
+        children: ChildLimits::default(),
     };
     let Ok(facts) = loaded.turn.decide(input, at, &rules) else {
         return Ok(());

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, RpcReplyPort, SpawnErr};
 
+use super::family::Family;
 use super::{Msg, Root};
 use crate::event::SessionCreated;
 use crate::fault::{Code, Fault};
@@ -28,9 +29,21 @@ impl RootHandle {
     /// # Errors
     /// Whatever stopped the actor from starting.
     pub async fn start(shared: Arc<Shared>) -> Result<Self, SpawnErr> {
+        let (actor, _task) = Actor::spawn(None, Root, Arc::clone(&shared)).await?;
+        let root = Self::of(actor, &shared);
+        let family = Family {
+            root: root.clone(),
+            shared: Arc::downgrade(&shared),
+        };
+        // There is one root for what is shared.
+        let _set = shared.company.set(Arc::new(family));
+        Ok(root)
+    }
+
+    /// The handle of this root.
+    pub(super) fn of(actor: ActorRef<Msg>, shared: &Shared) -> Self {
         let deadline = Duration::from_millis(shared.settings.call_timeout_ms);
-        let (actor, _task) = Actor::spawn(None, Root, shared).await?;
-        Ok(Self { actor, deadline })
+        Self { actor, deadline }
     }
 
     /// A new session. Durable when this returns.
@@ -38,7 +51,22 @@ impl RootHandle {
     /// # Errors
     /// [`Code::Overloaded`], [`Code::Draining`], [`Code::StoreFailed`].
     pub async fn create(&self, created: SessionCreated) -> Result<SessionHandle, Fault> {
-        self.call(|reply| Msg::Create(created, reply)).await?
+        self.call(|reply| Msg::Create(Box::new(created), reply))
+            .await?
+    }
+
+    /// A session that another one begins, or the one that has this id. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Code::Overloaded`] when there is no room for it, [`Code::Draining`],
+    /// [`Code::Quarantined`], [`Code::StoreFailed`].
+    pub async fn create_child(
+        &self,
+        id: SessionId,
+        created: SessionCreated,
+    ) -> Result<SessionHandle, Fault> {
+        self.call(|reply| Msg::CreateChild(id, Box::new(created), reply))
+            .await?
     }
 
     /// A session's handle; wakes it if it sleeps.

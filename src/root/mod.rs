@@ -9,6 +9,8 @@
 //! - a session that keeps failing is set aside and leaves its siblings alone.
 
 mod activate;
+mod family;
+mod follow;
 mod handle;
 mod look;
 
@@ -43,7 +45,9 @@ enum Msg {
     /// A session is to be set aside, for this reason.
     SetAside(SessionId, String),
     /// A new session.
-    Create(SessionCreated, Reply<SessionHandle>),
+    Create(Box<SessionCreated>, Reply<SessionHandle>),
+    /// A session that another one begins, unless it exists.
+    CreateChild(SessionId, Box<SessionCreated>, Reply<SessionHandle>),
     /// A log was read, or not.
     Activated(SessionId, Box<Result<Activated, Fault>>),
     /// A session is to be gone for good.
@@ -143,10 +147,16 @@ impl Actor for Root {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Wake(id, reply) => state.wake(&myself, id, reply),
+            Msg::Wake(id, reply) => state.wake(&myself, id, Why::Asked, reply),
             Msg::Resume(id) => state.activate(&myself, id, Why::Resumed),
             Msg::SetAside(id, reason) => state.activate(&myself, id, Why::SetAside(reason)),
-            Msg::Create(created, reply) => state.create(&myself, created, reply),
+            Msg::Create(created, reply) => {
+                let id = state.shared.clock.session_id();
+                state.wake(&myself, id, Why::Created(*created), reply);
+            }
+            Msg::CreateChild(id, created, reply) => {
+                state.wake(&myself, id, Why::Child(*created), reply);
+            }
             Msg::Activated(id, activated) => {
                 Box::pin(state.activated(&myself, id, *activated)).await;
             }
@@ -194,7 +204,13 @@ impl Actor for Root {
 
 impl State {
     /// Gives a session's handle, waking it if it sleeps.
-    fn wake(&mut self, myself: &ActorRef<Msg>, id: SessionId, reply: Reply<SessionHandle>) {
+    fn wake(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        id: SessionId,
+        why: Why,
+        reply: Reply<SessionHandle>,
+    ) {
         if self.shared.phase.is_stopping() {
             return answer(reply, Err(draining()));
         }
@@ -208,7 +224,7 @@ impl State {
             Some(Entry::Deleting(_)) => answer(reply, Err(not_found(id))),
             None => {
                 self.sessions.insert(id, Entry::Loading(vec![reply]));
-                self.start_activation(myself, id, Why::Asked, Duration::ZERO);
+                self.start_activation(myself, id, why, Duration::ZERO);
             }
         }
     }
@@ -230,17 +246,6 @@ impl State {
             // A root that is gone wakes nobody.
             let _gone = myself.cast(Msg::Activated(id, Box::new(activated)));
         });
-    }
-
-    fn create(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        created: SessionCreated,
-        reply: Reply<SessionHandle>,
-    ) {
-        let id = self.shared.clock.session_id();
-        self.sessions.insert(id, Entry::Loading(vec![reply]));
-        self.start_activation(myself, id, Why::Created(created), Duration::ZERO);
     }
 
     /// A log was read: its session begins to live.
@@ -403,9 +408,11 @@ impl State {
     }
 
     fn remove_log(&self, myself: &ActorRef<Msg>, id: SessionId) {
-        let (store, myself) = (Arc::clone(&self.shared.store), myself.clone());
+        let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
         crate::clock::spawn(async move {
-            let result = store.delete(id).await.map_err(Fault::from);
+            let root = RootHandle::of(myself.clone(), &shared);
+            let removed = family::remove(&root, &shared, id).await;
+            let result = removed.map_err(Fault::from);
             // A root that is gone has nobody to tell.
             let _gone = myself.cast(Msg::Deleted(id, result));
         });

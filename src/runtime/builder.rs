@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use secrecy::SecretString;
 
@@ -103,6 +103,16 @@ pub enum StartError {
         what: &'static str,
         /// The name.
         name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A tool is an agent that is not there.
+    #[error("tool '{tool}' is the agent '{agent}', which does not exist; there are: {known}")]
+    UnknownAgent {
+        /// The tool.
+        tool: String,
+        /// The name.
+        agent: String,
         /// The names that there are.
         known: String,
     },
@@ -352,6 +362,7 @@ impl Builder {
             phase: Phase::default(),
             restarts: Restarts::default(),
             census: Census::default(),
+            company: OnceLock::new(),
             alarms: Alarms::default(),
             clock: Arc::clone(&self.clock),
         });
@@ -394,6 +405,7 @@ fn agents(
     tools: &Toolbox,
 ) -> Result<BTreeMap<String, Arc<shared::Agent>>, StartError> {
     let tool_names = tools.names();
+    check_agent_tools(settings, tools)?;
     let mut agents = BTreeMap::new();
     for (name, agent) in settings {
         let unknown = |what, missing: &str, known: Vec<&str>| StartError::Unknown {
@@ -414,4 +426,23 @@ fn agents(
         agents.insert(name.clone(), Arc::new(agent));
     }
     Ok(agents)
+}
+
+/// Every tool that is an agent is one that exists.
+fn check_agent_tools(
+    settings: &BTreeMap<String, AgentSettings>,
+    tools: &Toolbox,
+) -> Result<(), StartError> {
+    for tool in tools.iter() {
+        let Some(agent) = tool.agent().filter(|agent| !settings.contains_key(*agent)) else {
+            continue;
+        };
+        let known: Vec<_> = settings.keys().map(String::as_str).collect();
+        return Err(StartError::UnknownAgent {
+            tool: tool.spec().definition.name.clone(),
+            agent: agent.to_owned(),
+            known: known.join(", "),
+        });
+    }
+    Ok(())
 }

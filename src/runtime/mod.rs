@@ -168,6 +168,7 @@ impl Impresario {
             attempt: 1,
             owner: None,
             output: OutputSink::none(),
+            agents: None,
         };
         let redactor = &self.0.shared.redactor;
         match tools.settle(&call).await {

@@ -177,7 +177,7 @@ impl Session {
             let (input, lane) = (input.clone(), lane.clone());
             async move {
                 let place = lane.try_enter(&Claim::nobodys(Some(handle.id())))?;
-                handle.say(input, place).await
+                handle.say(input, Some(place)).await
             }
         })
         .await

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ractor::ActorProcessingErr;
 use tracing::{debug, info, warn};
 
+use super::shared::child_limits;
 use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, summary};
 use crate::chunk::Item;
 use crate::event::{Event, Fact};
@@ -24,6 +25,7 @@ impl State {
             let seq = self.turn.head().next();
             let fact = self.recordable(seq, fact);
             let event = Event { seq, at, fact };
+            self.note_forsaken(seq, &event.fact);
             self.turn.evolve(&event);
             self.context.evolve(&event);
             self.outbox.push(event.fact);
@@ -60,6 +62,7 @@ impl State {
                 max_attempts: self.shared.settings.max_attempts,
                 queued_inputs: self.shared.settings.queued_inputs,
                 tools: Arc::default(),
+                children: child_limits(&self.shared.settings),
             },
             |agent| agent.rules(&self.shared.settings),
         )
@@ -114,6 +117,7 @@ impl State {
         if let Some(of) = event.fact.outcome_of() {
             self.live.end(of);
         }
+        self.recall_forsaken(event.seq);
         if let Fact::TurnFinished { status, .. } = &event.fact {
             let took = self.shared.clock.elapsed().saturating_sub(self.turn_began);
             metric::turn_finished(status.name(), took);
@@ -150,7 +154,7 @@ impl State {
     }
 
     /// A finished turn is progress: recoveries before it do not count against the session.
-    fn progress_made(&mut self) {
+    pub(super) fn progress_made(&mut self) {
         if !std::mem::take(&mut self.recovered_before) {
             return;
         }

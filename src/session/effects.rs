@@ -7,6 +7,7 @@ use std::time::Duration;
 use ractor::{ActorCell, ActorProcessingErr};
 use tracing::debug;
 
+use super::errands::CallChildren;
 use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace};
@@ -29,7 +30,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) enum What {
     Model,
-    Tool,
+    /// And the sessions that it begins.
+    Tool(CallChildren),
 }
 
 /// A provider's Retry-After beyond this is not waited for in one piece.
@@ -132,12 +134,18 @@ impl State {
 
     /// A place among the running turns: at once when one is free, else when it is our turn.
     fn ask_for_place(&mut self) {
+        if matches!(self.turn_place, TurnPlace::Held { .. }) {
+            return;
+        }
+        if self.turn.has_errand() {
+            return self.placed(None);
+        }
         if !matches!(self.turn_place, TurnPlace::None) || !self.shared.phase.begins_turns() {
             return;
         }
         let lane = self.shared.lanes.running_turns.clone();
         match lane.try_enter(&self.claim) {
-            Ok(place) => self.placed(place),
+            Ok(place) => self.placed(Some(place)),
             Err(_) => {
                 let (myself, claim) = (self.myself.clone(), self.claim.clone());
                 crate::clock::spawn(async move {
@@ -151,9 +159,12 @@ impl State {
     }
 
     /// There is a place: the turn begins, or goes on.
-    pub(super) fn placed(&mut self, place: Place) {
+    pub(super) fn placed(&mut self, place: Option<Place>) {
         self.turn_place = TurnPlace::None;
-        if !self.shared.phase.begins_turns() {
+        let phase = &self.shared.phase;
+        // A company that drains waits for the parent's turn, and so for this one.
+        let begins = phase.begins_turns() || (self.turn.has_errand() && !phase.is_stopping());
+        if !begins {
             return;
         }
         let input = match self.recover.take() {
@@ -254,6 +265,8 @@ impl State {
             },
             None => open,
         };
+        let (session, shared) = (self.myself.clone(), Arc::clone(&self.shared));
+        let children = CallChildren::new(of, session, shared);
         let work = ToolWork {
             id: self.id,
             claim: self.claim.clone(),
@@ -264,14 +277,15 @@ impl State {
                 .as_ref()
                 .map(|agent| agent.tools.clone())
                 .unwrap_or_default(),
+            children: children.clone(),
             backoff,
             step: Arc::clone(&self.step_places),
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
         self.live.begin((of, attempt), owed_by, self.durable);
-        self.start(of, attempt, What::Tool, Box::pin(work.run()))
-            .await
+        let what = What::Tool(children);
+        self.start(of, attempt, what, Box::pin(work.run())).await
     }
 
     async fn start(

@@ -5,6 +5,8 @@ use std::time::Duration;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 
+use super::children::ChildNews;
+use super::company::{Person, Source};
 use super::{Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
 use crate::event::{Timestamp, UserInput};
@@ -44,6 +46,10 @@ pub struct Facts {
     pub retry_at: Option<Timestamp>,
     /// It has no place among the running turns, and needs one to go on.
     pub wants_place: bool,
+    /// The last event when it came into memory.
+    pub began_after: Seq,
+    /// Whether one of its children waits for a person.
+    pub people: Person,
 }
 
 /// A model or tool call in flight.
@@ -118,11 +124,16 @@ impl SessionHandle {
         self.actor.get_status() >= ActorStatus::Draining
     }
 
-    /// Gives the session input. Durable when this returns.
+    /// Gives the session input. Durable when this returns. The place is one among the queued inputs;
+    /// the input of a session's parent needs none, because it does not wait.
     ///
     /// # Errors
     /// See [`SessionError`].
-    pub async fn say(&self, input: UserInput, place: Place) -> Result<Accepted, SessionError> {
+    pub async fn say(
+        &self,
+        input: UserInput,
+        place: Option<Place>,
+    ) -> Result<Accepted, SessionError> {
         self.call(|reply| Msg::Say(input, place, reply)).await?
     }
 
@@ -148,6 +159,19 @@ impl SessionHandle {
     /// [`SessionError::Gone`] or [`SessionError::Silent`].
     pub async fn facts(&self) -> Result<Facts, SessionError> {
         self.call(Msg::Facts).await
+    }
+
+    /// Tells it that one of its children got on.
+    pub fn child_moved(&self) {
+        // One that is gone counts its progress when it is back.
+        let _gone = self.actor.cast(Msg::Child(ChildNews::Moved));
+    }
+
+    /// Tells it that the child with this key waits for a person, or does not any more.
+    pub fn child_waits(&self, key: String, person: Person) {
+        let news = ChildNews::Person(key, Source::Below, person);
+        // One that is gone asks when it is back.
+        let _gone = self.actor.cast(Msg::Child(news));
     }
 
     /// Has it look at what time it is.
@@ -206,7 +230,10 @@ const fn code_of(refusal: &Refusal) -> Code {
         | Refusal::ToolChanged(_)
         | Refusal::ToolAbsent(_) => Code::Conflict,
         Refusal::SeveralAsked(_) => Code::InvalidParams,
-        Refusal::TooManyInputs(_) => Code::Overloaded,
+        Refusal::TooManyInputs(_)
+        | Refusal::TooDeep(_)
+        | Refusal::TooManyChildren(_)
+        | Refusal::NoMoreChildren(_) => Code::Overloaded,
         Refusal::NothingAsked(_)
         | Refusal::Closed
         | Refusal::NothingRuns

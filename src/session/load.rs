@@ -65,6 +65,7 @@ pub fn summary(turn: &turn::State) -> Summary {
         usage,
         cost_usd,
         title: turn.title().to_owned(),
+        parent: created.and_then(|created| Some(created.parent.as_ref()?.session)),
         asked: turn
             .asked()
             .take(ASKED_KEPT)

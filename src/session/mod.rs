@@ -10,8 +10,11 @@
 //! - a tool that may not run twice starts only when its intent is durable;
 //! - whatever goes wrong with the log, the actor ends and is rebuilt from the log.
 
+mod children;
 mod commit;
+pub mod company;
 mod effects;
+mod errands;
 mod handle;
 mod live;
 mod load;
@@ -20,11 +23,13 @@ mod restarts;
 pub mod shared;
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor::{
+    Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
@@ -39,6 +44,7 @@ use crate::store::{StoreError, Stored};
 use crate::subscriber::{Attached, Feed};
 use crate::turn::{self, Input, Owed, Refusal};
 
+use children::ChildNews;
 pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
 pub use load::{Loaded, load, summary};
@@ -48,8 +54,9 @@ use worker::{ModelEnd, ToolEnd};
 /// What a session can be told. Private: callers hold a [`SessionHandle`].
 #[derive(Debug)]
 enum Msg {
-    /// Somebody says something; the place is one among the queued inputs.
-    Say(crate::event::UserInput, Place, Reply<Accepted>),
+    /// Somebody says something; the place is one among the queued inputs. A parent's input needs
+    /// none: it does not wait.
+    Say(crate::event::UserInput, Option<Place>, Reply<Accepted>),
     /// Cancel, close, release, create: inputs that are answered when they are durable.
     Do(Box<Input>, Reply<()>),
     /// A reader comes.
@@ -77,6 +84,8 @@ enum Msg {
     },
     /// A run of a tool is over.
     ToolEnded(ToolEnd),
+    /// A run of a tool has to do with other sessions.
+    Child(ChildNews),
     /// The wait before the next try is over.
     RetryDue,
     /// A time has come that the session wanted to be awake at.
@@ -176,6 +185,8 @@ struct State {
     outbox: Vec<Fact>,
     /// The last event on disk.
     durable: Seq,
+    /// The last event when the actor began.
+    began_after: Seq,
     /// Appends that were heard of before an earlier one, by the event before them.
     landed: BTreeMap<Seq, Result<Vec<Stored>, StoreError>>,
     /// Answers that wait until this event is durable, in order.
@@ -196,6 +207,11 @@ struct State {
     restarts: Intensity,
     /// Calls that are not run again, for which something stands in: how the last run ended.
     fallen: BTreeMap<Seq, (Outcome, String)>,
+    /// Keys of children of open calls that have done their work.
+    children_over: BTreeSet<String>,
+    /// Children to be recalled when this event, the outcome of their call, is durable, and the worker
+    /// of the call has ended.
+    forsaken: BTreeMap<Seq, (Option<ActorCell>, Vec<SessionId>)>,
     /// The place of the running turn.
     turn_place: TurnPlace,
     /// The places of inputs that wait for their turn.
@@ -217,7 +233,10 @@ struct State {
 enum TurnPlace {
     None,
     Asked,
-    Held { _place: Place },
+    /// A turn that goes on under its parent's has none.
+    Held {
+        _place: Option<Place>,
+    },
 }
 
 /// Called when an event is durable, or never will be.
@@ -235,7 +254,10 @@ impl Actor for Session {
         myself: ActorRef<Msg>,
         args: SessionArgs,
     ) -> Result<Box<State>, ActorProcessingErr> {
-        Ok(Box::new(State::new(args, myself)))
+        let why = args.why;
+        let state = State::new(args, myself);
+        state.recall_left_behind(why);
+        Ok(Box::new(state))
     }
 
     async fn post_start(
@@ -288,6 +310,7 @@ impl State {
             agent,
             myself,
             durable: turn.head(),
+            began_after: turn.head(),
             context,
             outbox: Vec::new(),
             landed: BTreeMap::new(),
@@ -301,6 +324,8 @@ impl State {
             deaths: HashMap::new(),
             restarts: Intensity::default(),
             fallen: BTreeMap::new(),
+            children_over: BTreeSet::new(),
+            forsaken: BTreeMap::new(),
             turn_place: TurnPlace::None,
             input_places: BTreeMap::new(),
             retry: None,
@@ -327,7 +352,7 @@ impl State {
             Msg::Do(input, reply) => self.carry_out(*input, reply),
             Msg::Attach(feed, reply) => self.attach(feed, reply),
             Msg::Facts(reply) => self.facts(reply),
-            Msg::Placed(place) => self.placed(place),
+            Msg::Placed(place) => self.placed(Some(place)),
             Msg::Landed(after, landed) => self.landed(after, landed)?,
             Msg::Piece { of, piece, credit } => self.piece(of, &piece, credit),
             Msg::ModelEnded(end) => self.model_ended(end),
@@ -338,6 +363,7 @@ impl State {
                 credit,
             } => self.output((of, attempt), &text, credit),
             Msg::ToolEnded(end) => self.tool_ended(end),
+            Msg::Child(news) => self.child_news(news),
             Msg::RetryDue => self.retry_due(),
             Msg::Due => {}
             Msg::Rest(after) => self.rest(after),
@@ -353,16 +379,22 @@ impl State {
         let turn = &self.turn;
         self.input_places.retain(|input, _| turn.waits(*input));
         self.fallen.retain(|of, _| turn.open_call(*of).is_some());
+        self.forget_children();
         Ok(())
     }
 
-    fn say(&mut self, input: crate::event::UserInput, place: Place, reply: Reply<Accepted>) {
+    fn say(
+        &mut self,
+        input: crate::event::UserInput,
+        place: Option<Place>,
+        reply: Reply<Accepted>,
+    ) {
         // Redacted before it is compared with what was recorded under its key.
         let input = self.shared.redactor.input(input);
         match self.decide(Input::Say(input)) {
             Ok(()) => {
                 let seq = self.turn.head();
-                self.input_places.insert(seq, place);
+                self.input_places.extend(place.map(|place| (seq, place)));
                 let accepted = Accepted {
                     seq,
                     duplicate: false,
@@ -409,6 +441,8 @@ impl State {
                 Owed::Place | Owed::Model { .. } | Owed::Tool(_) | Owed::Approval { .. } => None,
             }),
             wants_place: matches!(self.turn_place, TurnPlace::Asked),
+            began_after: self.began_after,
+            people: self.people(),
         };
         answer(reply, facts);
     }

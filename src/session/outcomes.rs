@@ -11,7 +11,9 @@ use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
 use super::worker::{ModelEnd, ToolEnd};
 use crate::chunk::Channel;
-use crate::event::{Attachment, Cause, LlmResponse, Outcome, RequestedCall, Sandbox, ToolResult};
+use crate::event::{
+    Attachment, Cause, LlmResponse, Outcome, RequestedCall, Sandbox, Spent, ToolResult,
+};
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece};
@@ -33,6 +35,8 @@ struct Ended {
     sandbox: Option<Sandbox>,
     /// What came with its text.
     attachments: Vec<Attachment>,
+    /// What the sessions that it began spent, if it began any.
+    spent: Option<Spent>,
 }
 
 impl State {
@@ -192,6 +196,7 @@ impl State {
             running,
             sandbox: end.sandbox,
             attachments: end.attachments,
+            spent: end.spent,
         };
         match end.how {
             RunEnd::Done(outcome, content, cause) => {
@@ -230,6 +235,7 @@ impl State {
             sandbox: ended.sandbox,
             attachments: ended.attachments,
             cause,
+            spent: ended.spent,
         }));
     }
 
@@ -258,6 +264,7 @@ impl State {
                 duration_ms: millis(took),
                 sandbox: ended.sandbox,
                 cause,
+                spent: ended.spent,
             }));
         } else if may_again && self.has_stand_in(&tool) {
             // The call is still owed, so that a worker begins for it, which asks the fallback.
@@ -281,6 +288,7 @@ impl State {
             duration_ms: millis(took),
             sandbox: ended.sandbox,
             cause: RunEnd::death(outcome),
+            spent: ended.spent,
         }));
     }
 
@@ -309,12 +317,13 @@ impl State {
                     },
                 );
             }
-            What::Tool => {
+            What::Tool(_) => {
                 let reason = format!("the tool crashed: {cause}");
                 let ended = Ended {
                     running,
                     sandbox: None,
                     attachments: Vec::new(),
+                    spent: None,
                 };
                 self.tool_died(of, Outcome::Error, reason, &ended);
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::admission::{Lane, Share, Shares};
@@ -16,10 +16,11 @@ use crate::model::limits::Door;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::restart::Pace;
+use crate::session::company::Company;
 use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::{Rules, ToolRule};
+use crate::turn::{ChildLimits, Rules, ToolRule};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Shared {
     pub phase: Phase,
     /// How many there are.
     pub census: Census,
+    /// Lets sessions have others work for them; the root puts it here.
+    pub company: OnceLock<Arc<dyn Company>>,
     /// When sessions that wait for a person are looked at again.
     pub alarms: Alarms,
     /// How soon runs of tools that died begin again, over all sessions.
@@ -357,7 +360,18 @@ impl Agent {
             max_attempts: settings.max_attempts,
             queued_inputs: settings.queued_inputs,
             tools: Arc::clone(&self.known().rules),
+            children: child_limits(settings),
         }
+    }
+}
+
+/// How many sessions a session may begin.
+#[must_use]
+pub const fn child_limits(settings: &SessionSettings) -> ChildLimits {
+    ChildLimits {
+        max_depth: settings.max_depth,
+        live: settings.live_children,
+        lifetime: settings.lifetime_children,
     }
 }
 

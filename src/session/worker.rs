@@ -13,9 +13,10 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::{Semaphore, mpsc};
 
 use super::Msg;
+use super::errands::CallChildren;
 use super::shared::{Agent, ModelEntry, Shared};
 use crate::admission::Claim;
-use crate::event::{Attachment, Outcome, Sandbox};
+use crate::event::{Attachment, Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request, limits};
 use crate::store::MAX_EVENT_BYTES;
@@ -173,6 +174,8 @@ pub(super) struct ToolWork {
     pub(super) tools: Toolbox,
     /// No run follows; how the last one ended, if something can stand in for the tool.
     pub(super) fallen: Option<(Outcome, String)>,
+    /// The sessions that it begins.
+    pub(super) children: CallChildren,
     /// Wait so long before the run begins.
     pub(super) backoff: Duration,
     /// Places among the calls of one step.
@@ -191,6 +194,8 @@ pub(super) struct ToolEnd {
     pub(super) sandbox: Option<Sandbox>,
     /// What came with its text.
     pub(super) attachments: Vec<Attachment>,
+    /// What the sessions that it began spent, if it began any.
+    pub(super) spent: Option<Spent>,
 }
 
 impl ToolWork {
@@ -201,7 +206,12 @@ impl ToolWork {
         let Ok(_step) = Arc::clone(&self.step).acquire_owned().await else {
             return;
         };
-        let _place = self.shared.lanes.tool_workers.enter(&self.claim).await;
+        // One that waits for an agent holds no place that the agent's own tools may need.
+        let _place = if self.tools.waits_for_agents(&self.open.tool) {
+            None
+        } else {
+            Some(self.shared.lanes.tool_workers.enter(&self.claim).await)
+        };
         let (sender, output) = mpsc::channel(OUTPUT_WAITING);
         let sink = OutputSink::new(sender);
         let told = sink.listen();
@@ -222,6 +232,7 @@ impl ToolWork {
             how,
             sandbox: told.sandbox(),
             attachments,
+            spent: self.children.spent(),
         }));
     }
 
@@ -233,6 +244,7 @@ impl ToolWork {
             attempt: self.open.attempt,
             owner: Some(self.id),
             output: sink,
+            agents: Some(Arc::new(self.children.clone())),
         };
         // The run's last words are shown before its end is told; one that left its sink with
         // somebody else is not waited for.

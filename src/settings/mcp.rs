@@ -44,7 +44,8 @@ impl ToolSettings {
             let says = "a server's tools bring their own; leave this out";
             faults.say("parameters", says.to_owned());
         }
-        faults.at_least("total_timeout_ms", self.total_timeout_ms, self.timeout_ms);
+        let timeout = u64::try_from(self.timeout().as_millis()).unwrap_or(u64::MAX);
+        faults.at_least("total_timeout_ms", self.total_timeout_ms, timeout);
         faults.at_least("start_timeout_ms", self.start_timeout_ms, 1);
         faults.at_least("idle_ms", self.idle_ms, 1);
         faults.at_least("max_servers", self.max_servers as u64, 1);

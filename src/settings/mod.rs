@@ -106,6 +106,12 @@ pub struct SessionSettings {
     pub max_restarts: u32,
     /// … within this time.
     pub restart_within_ms: u64,
+    /// So many sessions may stand above one that an agent's call begins.
+    pub max_depth: u32,
+    /// So many sessions may work for one session at once.
+    pub live_children: usize,
+    /// So many sessions may be begun by one session in its life.
+    pub lifetime_children: u32,
     /// The longest wait before a model is tried again.
     pub retry_cap_ms: u64,
     /// The longest first wait before a model is tried again.
@@ -202,7 +208,7 @@ pub struct ToolSettings {
     /// What a crash in the middle of a call means; builtin tools bring their own.
     pub effect: Option<EffectClass>,
     /// One run may take so long.
-    pub timeout_ms: u64,
+    pub timeout_ms: Option<u64>,
     /// Between the polite signal and the final one.
     pub grace_ms: u64,
     /// At most so many restarts …
@@ -237,6 +243,8 @@ pub struct ToolSettings {
     pub approval_expires_ms: u64,
     /// What is done about a call that may not run twice and whose outcome is unknown.
     pub on_unknown: OnUnknown,
+    /// `agent`: the agent that it is.
+    pub agent: String,
     /// `chain`, `parallel`: the tools that it calls.
     pub steps: Vec<StepSettings>,
     /// `parallel`: so many of them at once.
@@ -302,6 +310,8 @@ pub enum ToolKind {
     Parallel,
     /// A server of the Model Context Protocol, which has tools of its own.
     Mcp,
+    /// An agent, in a session of its own.
+    Agent,
 }
 
 /// `[agents.NAME]`: one agent.
@@ -341,6 +351,9 @@ impl Default for SessionSettings {
             max_recoveries: 3,
             max_restarts: 20,
             restart_within_ms: 60_000,
+            max_depth: 4,
+            live_children: 8,
+            lifetime_children: 200,
             retry_cap_ms: 30_000,
             retry_first_ms: 500,
             call_timeout_ms: 30_000,
@@ -404,7 +417,7 @@ impl Default for ToolSettings {
             set_env: BTreeMap::new(),
             workdir: PathBuf::new(),
             effect: None,
-            timeout_ms: 60_000,
+            timeout_ms: None,
             grace_ms: 5_000,
             max_restarts: 5,
             within_ms: 60_000,
@@ -422,6 +435,7 @@ impl Default for ToolSettings {
             approval: ApprovalMode::Never,
             approval_expires_ms: 24 * 60 * 60 * 1_000,
             on_unknown: OnUnknown::Tell,
+            agent: String::new(),
             steps: Vec::new(),
             steps_at_once: 8,
             method: "GET".to_owned(),

@@ -263,6 +263,7 @@ impl ToolSettings {
             ToolKind::Http => self.check_http(faults),
             ToolKind::Chain | ToolKind::Parallel => self.check_composition(faults),
             ToolKind::Mcp => self.check_mcp(name, faults),
+            ToolKind::Agent => self.check_agent_tool(faults),
         }
         let brings_its_own = matches!(self.kind, ToolKind::Builtin | ToolKind::Mcp);
         if !brings_its_own && self.description.is_empty() {
@@ -279,7 +280,9 @@ impl ToolSettings {
         for name in self.env.iter().chain(self.set_env.keys()) {
             faults.variable("env", name);
         }
-        faults.at_least("timeout_ms", self.timeout_ms, 1);
+        if let Some(timeout) = self.timeout_ms {
+            faults.at_least("timeout_ms", timeout, 1);
+        }
         faults.at_least("max_output_bytes", self.max_output_bytes as u64, 1);
         faults.in_order(
             ("backoff_first_ms", self.backoff_first_ms),
@@ -293,7 +296,7 @@ impl ToolSettings {
             faults.say("command", says.to_owned());
         } else if !BUILTIN_TOOLS.contains(&name) {
             let says = format!(
-                "no tool '{name}' is built in, only {}; other tools have kind = \"command\", \"http\", \"chain\", \"parallel\" or \"mcp\"",
+                "no tool '{name}' is built in, only {}; other tools have kind = \"command\", \"http\", \"chain\", \"parallel\", \"agent\" or \"mcp\"",
                 BUILTIN_TOOLS.join(", ")
             );
             faults.say("kind", says);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,10 @@ pub struct HeaderSettings {
     pub secret_file: PathBuf,
 }
 
+/// A tool may take so long when nothing is said …
+const TIMEOUT_MS: u64 = 60_000;
+/// … and an agent so long.
+const AGENT_TIMEOUT_MS: u64 = 600_000;
 /// More places no lane has.
 const MAX_PLACES: u64 = 1 << 28;
 
@@ -50,6 +55,7 @@ impl ToolSettings {
         let reads = ["GET", "HEAD"].contains(&self.method.to_ascii_uppercase().as_str());
         self.effect.unwrap_or(match self.kind {
             ToolKind::Builtin | ToolKind::Chain | ToolKind::Parallel => EffectClass::Pure,
+            ToolKind::Agent => EffectClass::Idempotent,
             ToolKind::Http if reads => EffectClass::Pure,
             ToolKind::Http | ToolKind::Command | ToolKind::Mcp => EffectClass::AtMostOnce,
         })
@@ -71,9 +77,11 @@ impl ToolSettings {
         }
         let may_be_unknown = match self.kind {
             ToolKind::Chain | ToolKind::Parallel => true,
-            ToolKind::Builtin | ToolKind::Command | ToolKind::Http | ToolKind::Mcp => {
-                self.own_effect() == EffectClass::AtMostOnce
-            }
+            ToolKind::Builtin
+            | ToolKind::Command
+            | ToolKind::Http
+            | ToolKind::Agent
+            | ToolKind::Mcp => self.own_effect() == EffectClass::AtMostOnce,
         };
         if self.on_unknown == OnUnknown::Ask && !may_be_unknown {
             let says = "the tool may run again, so that no outcome of it stays unknown; leave this out, or set effect = \"at_most_once\"";
@@ -92,6 +100,31 @@ impl ToolSettings {
         }
         if self.effect.is_some() {
             let says = "what a crash means is known from the tools of the steps; leave this out";
+            faults.say("effect", says.to_owned());
+        }
+    }
+
+    /// One run may take so long.
+    pub(crate) fn timeout(&self) -> Duration {
+        let own = match self.kind {
+            ToolKind::Agent => AGENT_TIMEOUT_MS,
+            ToolKind::Builtin
+            | ToolKind::Command
+            | ToolKind::Http
+            | ToolKind::Chain
+            | ToolKind::Parallel
+            | ToolKind::Mcp => TIMEOUT_MS,
+        };
+        Duration::from_millis(self.timeout_ms.unwrap_or(own))
+    }
+
+    pub(super) fn check_agent_tool(&self, faults: &mut Faults<'_>) {
+        if self.agent.is_empty() {
+            let says = "a tool of kind \"agent\" needs the name of an agent";
+            faults.say("agent", says.to_owned());
+        }
+        if self.effect == Some(EffectClass::Pure) {
+            let says = "a call of an agent has a session of its own, so that it is never pure; leave this out";
             faults.say("effect", says.to_owned());
         }
     }
@@ -121,8 +154,12 @@ impl Settings {
     pub(super) fn check_tools_together(&self, found: &mut Vec<Problem>) {
         let names = self.tools.keys().filter(|name| !self.is_server(name));
         let names: Vec<_> = names.cloned().collect();
+        let agents: Vec<_> = self.agents.keys().cloned().collect();
         for (name, tool) in &self.tools {
             let mut faults = below(found, "tools", name);
+            if tool.kind == ToolKind::Agent && !tool.agent.is_empty() {
+                faults.known("agent", &tool.agent, &agents);
+            }
             if self.may_be_of_server(name) {
                 let says = "this is the name of a tool of the server before the `__`; rename it";
                 faults.say("kind", says.to_owned());

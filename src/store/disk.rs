@@ -15,7 +15,7 @@ use crate::event::{
     Cause, Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp,
     TurnStatus,
 };
-use crate::id::{Seq, TurnId};
+use crate::id::{Seq, SessionId, TurnId};
 use crate::store::record::Damage;
 use crate::store::{Status, Summary};
 use attachment::AttachmentDisk;
@@ -35,6 +35,7 @@ const TURN_FINISHED: u16 = 10;
 const QUARANTINED: u16 = 11;
 const RELEASED: u16 = 12;
 const SESSION_CLOSED: u16 = 13;
+const CHILD_STARTED: u16 = 14;
 const APPROVAL_REQUESTED: u16 = 15;
 const APPROVAL_DECIDED: u16 = 16;
 
@@ -45,6 +46,25 @@ struct SessionCreatedDisk<'a> {
     tenant: Text<'a>,
     #[serde(default)]
     labels: BTreeMap<Text<'a>, Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<ParentDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    depth: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ParentDisk<'a> {
+    session: Text<'a>,
+    of: Seq,
+    key: Text<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChildStartedDisk<'a> {
+    of: Seq,
+    key: Text<'a>,
+    agent: Text<'a>,
+    session: Text<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,7 +163,16 @@ struct ToolResultDisk<'a> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     attachments: Vec<AttachmentDisk<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    spent: Option<SpentDisk>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     cause: Option<Text<'a>>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct SpentDisk {
+    usage: UsageDisk,
+    #[serde(default)]
+    cost_usd: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,6 +243,8 @@ struct SummaryDisk<'a> {
     title: Text<'a>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     asked: Vec<AskedDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -246,6 +277,7 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
         Fact::LlmResponse(response) => pack(LLM_RESPONSE, &LlmResponseDisk::from(response)),
         Fact::ToolCall(call) => pack(TOOL_CALL, &ToolCallDisk::from(call)),
         Fact::ToolResult(result) => pack(TOOL_RESULT, &ToolResultDisk::from(result)),
+        Fact::ChildStarted(child) => pack(CHILD_STARTED, &ChildStartedDisk::from(child)),
         Fact::ApprovalRequested(request) => {
             pack(APPROVAL_REQUESTED, &ApprovalRequestDisk::from(request))
         }
@@ -280,7 +312,9 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
 /// Reads a fact of this kind.
 pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
     Ok(match kind {
-        SESSION_CREATED => Fact::SessionCreated(unpack::<SessionCreatedDisk<'_>>(payload)?.into()),
+        SESSION_CREATED => {
+            Fact::SessionCreated(unpack::<SessionCreatedDisk<'_>>(payload)?.try_into()?)
+        }
         USER_INPUT => Fact::UserInput(unpack::<UserInputDisk<'_>>(payload)?.into()),
         TURN_STARTED => unpack::<TurnStartedDisk>(payload)?.into(),
         LLM_REQUEST => unpack::<LlmRequestDisk<'_>>(payload)?.into(),
@@ -305,6 +339,7 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
         SESSION_CLOSED => Fact::SessionClosed {
             by: owned(unpack::<ByDisk<'_>>(payload)?.by),
         },
+        CHILD_STARTED => Fact::ChildStarted(unpack::<ChildStartedDisk<'_>>(payload)?.try_into()?),
         other => return Err(Damage::Newer(format!("a fact of kind {other}"))),
     })
 }
@@ -329,6 +364,7 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         cost_usd: summary.cost_usd,
         title: text(&summary.title),
         asked: summary.asked.iter().map(Into::into).collect(),
+        parent: summary.parent.map(id_text),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
 }
@@ -357,6 +393,10 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
             .into_iter()
             .map(TryInto::try_into)
             .collect::<Result<_, _>>()?,
+        parent: match &disk.parent {
+            Some(parent) => Some(session_id(parent)?),
+            None => None,
+        },
     })
 }
 
@@ -438,6 +478,15 @@ fn maybe(words: &Option<String>) -> Option<Text<'_>> {
     words.as_deref().map(Cow::Borrowed)
 }
 
+fn id_text(id: SessionId) -> Text<'static> {
+    Cow::Owned(id.to_string())
+}
+
+fn session_id(text: &str) -> Result<SessionId, Damage> {
+    text.parse()
+        .map_err(|error| Damage::Payload(format!("{error}")))
+}
+
 fn owned(words: Option<Text<'_>>) -> Option<String> {
     words.map(Cow::into_owned)
 }
@@ -451,11 +500,11 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        ApprovalDecision, ApprovalRequest, Attachment, AttachmentKind, Event, Failure,
-        FinishReason, LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult, Usage,
-        UserInput,
+        ApprovalDecision, ApprovalRequest, Attachment, AttachmentKind, ChildStarted, Event,
+        Failure, FinishReason, LlmResponse, Parent, RequestedCall, SessionCreated, Spent, ToolCall,
+        ToolResult, Usage, UserInput,
     };
-    use crate::id::{CallId, SessionId};
+    use crate::id::CallId;
     use crate::store::Asked;
     use crate::store::engine::Write;
     use crate::store::key;
@@ -544,6 +593,7 @@ mod tests {
                 sandbox: None,
                 attachments: Vec::new(),
                 cause: None,
+                spent: None,
             })
         };
         vec![
@@ -579,6 +629,7 @@ mod tests {
                     bytes: 0,
                 },
             ],
+            spent: None,
         }
     }
 
@@ -591,6 +642,56 @@ mod tests {
         }
     }
 
+    /// Fields that were added to kinds that were there, and kinds that were added; each with the
+    /// name of its witness.
+    fn facts_of_families() -> Vec<(&'static str, Fact)> {
+        let parent = Parent {
+            session: SESSION,
+            of: Seq::new(6),
+            key: format!("{SESSION}:6"),
+        };
+        let child = ChildStarted {
+            of: Seq::new(6),
+            key: parent.key.clone(),
+            agent: "researcher".to_owned(),
+            session: SessionId::from_u128(SESSION.to_u128() + 1),
+        };
+        let created = SessionCreated {
+            agent: "researcher".to_owned(),
+            model: "default".to_owned(),
+            tenant: "acme".to_owned(),
+            parent: Some(parent),
+            depth: 1,
+            ..SessionCreated::default()
+        };
+        let result = ToolResult {
+            of: Seq::new(6),
+            outcome: Outcome::Ok,
+            content: "2".to_owned(),
+            attempts: 1,
+            duration_ms: 3,
+            sandbox: None,
+            cause: None,
+            attachments: Vec::new(),
+            spent: Some(Spent {
+                usage: USAGE,
+                cost_usd: Some(0.0125),
+            }),
+        };
+        vec![
+            ("child_started", Fact::ChildStarted(child)),
+            ("session_created_child", Fact::SessionCreated(created)),
+            ("tool_result_spent", Fact::ToolResult(result)),
+        ]
+    }
+
+    fn summary_of_a_child() -> Summary {
+        Summary {
+            parent: Some(SESSION),
+            ..summary()
+        }
+    }
+
     /// A field that was added to kinds that were there, by the name of the witness.
     fn facts_with_causes() -> [(&'static str, Fact); 2] {
         let result = ToolResult {
@@ -600,6 +701,7 @@ mod tests {
             attempts: 1,
             duration_ms: 3,
             sandbox: None,
+            spent: None,
             cause: Some(Cause::BreakerOpen),
             attachments: Vec::new(),
         };
@@ -622,6 +724,8 @@ mod tests {
                 model: "default".to_owned(),
                 tenant: "acme".to_owned(),
                 labels: [("team".to_owned(), "blue".to_owned())].into(),
+                parent: None,
+                depth: 0,
             }),
             Fact::UserInput(UserInput {
                 content: "What is 1+1?".to_owned(),
@@ -649,6 +753,7 @@ mod tests {
                 sandbox: None,
                 attachments: Vec::new(),
                 cause: None,
+                spent: None,
             }),
             Fact::Error(Failure {
                 class: FailureClass::Model,
@@ -687,6 +792,7 @@ mod tests {
             cost_usd: 0.0125,
             title: "What is 1+1?".to_owned(),
             asked: Vec::new(),
+            parent: None,
         }
     }
 
@@ -705,37 +811,36 @@ mod tests {
         }
     }
 
+    /// Name of the witness, key and value of a fact.
+    fn record_of(name: &str, fact: Fact, number: u64) -> (String, Vec<u8>, Vec<u8>) {
+        let event = Event {
+            seq: Seq::new(number),
+            at: Timestamp(1_700_000_000_000 + number),
+            fact,
+        };
+        let mut writes = record::encode_event(SESSION, &event).unwrap();
+        assert_eq!(writes.len(), 1);
+        let Some(Write::Put(key, value)) = writes.pop() else {
+            panic!("an event is put")
+        };
+        (name.to_owned(), key, value)
+    }
+
     /// Name of the witness, key and value of each record.
     fn records() -> Vec<(String, Vec<u8>, Vec<u8>)> {
         let mut records = Vec::new();
         for (fact, number) in facts().into_iter().zip(1..) {
-            let event = Event {
-                seq: Seq::new(number),
-                at: Timestamp(1_700_000_000_000 + number),
-                fact,
-            };
-            let mut writes = record::encode_event(SESSION, &event).unwrap();
-            assert_eq!(writes.len(), 1);
-            let Some(Write::Put(key, value)) = writes.pop() else {
-                panic!("an event is put")
-            };
-            records.push((event.fact.name().to_owned(), key, value));
+            records.push(record_of(fact.name(), fact.clone(), number));
         }
         for (fact, number) in later_facts().into_iter().zip(100..) {
             let Fact::ToolResult(result) = &fact else {
                 panic!("a new outcome is one of a tool")
             };
             let name = later_name(result);
-            let event = Event {
-                seq: Seq::new(number),
-                at: Timestamp(1_700_000_000_000 + number),
-                fact,
-            };
-            let Some(Write::Put(key, value)) = record::encode_event(SESSION, &event).unwrap().pop()
-            else {
-                panic!("an event is put")
-            };
-            records.push((name, key, value));
+            records.push(record_of(&name, fact, number));
+        }
+        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+            records.push(record_of(name, fact, number));
         }
         for ((name, fact), number) in facts_with_causes().into_iter().zip(200..) {
             let event = Event {
@@ -751,7 +856,9 @@ mod tests {
         }
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary()).unwrap();
-        records.push(("record_summary".to_owned(), key, value));
+        records.push(("record_summary".to_owned(), key.clone(), value));
+        let value = record::encode_summary(&key, &summary_of_a_child()).unwrap();
+        records.push(("record_summary_child".to_owned(), key, value));
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &waiting()).unwrap();
         records.push(("record_summary_waiting".to_owned(), key, value));
@@ -830,12 +937,20 @@ mod tests {
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
         }
+        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+            let (_, value) = witness(name);
+            let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
+            assert_eq!(event.fact, fact);
+        }
     }
 
     #[test]
     fn the_witnesses_of_the_other_records_are_read_as_what_they_were() {
         let (key, value) = witness("record_summary");
         assert_eq!(record::decode_summary(&key, &value), Ok(summary()));
+        let (key, value) = witness("record_summary_child");
+        let child = record::decode_summary(&key, &value);
+        assert_eq!(child, Ok(summary_of_a_child()));
         let (key, value) = witness("record_summary_waiting");
         assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_recoveries");

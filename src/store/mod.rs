@@ -90,12 +90,14 @@ pub struct Summary {
     pub turns: u32,
     /// Inputs accepted and not yet applied to a turn.
     pub waiting_inputs: u32,
-    /// Tokens of all model calls.
+    /// Tokens of all model calls, those of the sessions that it began included.
     pub usage: Usage,
-    /// Cost of all model calls whose price was known.
+    /// Their cost, where the price was known.
     pub cost_usd: f64,
     /// The first input's beginning, for people.
     pub title: String,
+    /// The session that began it, if one did.
+    pub parent: Option<SessionId>,
     /// Tool calls that wait for a person; the first few of them.
     pub asked: Vec<Asked>,
 }

@@ -115,6 +115,7 @@ pub fn build(
                 "it is a server with tools of its own; make it with impresario::tool::mcp::server"
                     .to_owned(),
         }),
+        ToolKind::Agent => compose::agent(name, settings),
     }
 }
 
@@ -350,7 +351,7 @@ pub(super) fn spec(
     ToolSpec {
         definition: own,
         effect: settings.effect.unwrap_or(effect),
-        timeout: Duration::from_millis(settings.timeout_ms),
+        timeout: settings.timeout(),
         restart: restart(settings),
         max_output_bytes: settings.max_output_bytes,
     }
@@ -438,7 +439,7 @@ mod tests {
         let settings = ToolSettings {
             description: "The hour.".to_owned(),
             effect: Some(EffectClass::Idempotent),
-            timeout_ms: 7,
+            timeout_ms: Some(7),
             max_output_bytes: 9,
             ..ToolSettings::default()
         };

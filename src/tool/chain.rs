@@ -57,6 +57,7 @@ impl Step {
             attempt: of.attempt,
             owner: of.owner,
             output: of.output.clone(),
+            agents: of.agents.clone(),
         })
     }
 }

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use crate::breaker::BreakerPolicy;
 use crate::context::ToolDefinition;
 use crate::settings::{HeaderSettings, ToolSettings};
+use crate::tool::agent::AgentTool;
 use crate::tool::build::{BuildError, ToolEnvironment, reach, schema, spec};
 use crate::tool::chain::Chain;
 use crate::tool::http::{HttpRequest, HttpTool};
@@ -57,6 +58,15 @@ pub(super) fn parallel(name: &str, settings: &ToolSettings) -> Result<Arc<dyn To
     Ok(Arc::new(
         parallel.map_err(|text| fault(name, "steps", text))?,
     ))
+}
+
+/// Makes a tool that is an agent.
+pub(super) fn agent(name: &str, settings: &ToolSettings) -> Result<Arc<dyn Tool>, BuildError> {
+    let mut spec = own_spec(name, settings)?;
+    if settings.parameters.is_none() {
+        spec.definition.parameters = AgentTool::parameters();
+    }
+    Ok(Arc::new(AgentTool::with(spec, &settings.agent)))
 }
 
 /// Makes an HTTP tool.

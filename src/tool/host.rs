@@ -10,7 +10,7 @@ use std::time::Duration;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
@@ -19,6 +19,7 @@ use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::check::Checker;
+use crate::tool::patience::within;
 use crate::tool::{Invocation, Tool, ToolError, Toolbox};
 use crate::turn::ToolRule;
 
@@ -31,7 +32,8 @@ pub struct Care {
     pub fallback: Option<Fallback>,
     /// Whether its answers are kept; for pure tools only.
     pub cache: Option<CacheLimits>,
-    /// So many runs at once in the whole company; the next one waits.
+    /// So many runs at once in the whole company; the next one waits. One that may wait for an
+    /// agent is refused instead: the agent may need the same place.
     pub max_at_once: Option<usize>,
     /// When a person is asked before a session's call of it runs.
     pub approval: ApprovalMode,
@@ -114,6 +116,7 @@ pub struct Host {
     name: String,
     tool: Arc<dyn Tool>,
     rule: ToolRule,
+    waits: Waits,
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
@@ -122,21 +125,30 @@ pub struct Host {
     clock: Arc<dyn Clock>,
 }
 
+/// For whom a call of the tool may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// For nobody but the tool itself.
+    ForNobody,
+    /// For the session of an agent, which may call any tool.
+    ForAgents,
+}
+
 /// How one try to run the tool ended, before anything stands in for it.
 #[derive(Clone, Debug)]
 pub(super) enum Tried {
     Answered(Outcome, String),
     Failed(Cause, String),
     Died(Outcome, String),
-    /// The breaker is open.
-    Refused(String),
+    /// The breaker is open, or the tool may not do it now.
+    Refused(Cause, String),
 }
 
 impl Host {
-    /// A host for this tool; `rule` counts everything that a call of it may call in turn.
+    /// A host for this tool; `rule` and `waits` count everything that a call of it may call in turn.
     pub(super) fn new(
         tool: Arc<dyn Tool>,
-        rule: ToolRule,
+        (rule, waits): (ToolRule, Waits),
         care: Care,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -152,6 +164,7 @@ impl Host {
             fallback: care.fallback,
             name,
             rule,
+            waits,
             tool,
             clock,
         }
@@ -173,6 +186,12 @@ impl Host {
     #[must_use]
     pub const fn rule(&self) -> &ToolRule {
         &self.rule
+    }
+
+    /// Whether a call may wait for the session of an agent.
+    #[must_use]
+    pub fn waits_for_agents(&self) -> bool {
+        self.waits == Waits::ForAgents
     }
 
     /// What stands in for it.
@@ -223,7 +242,7 @@ impl Host {
                     text: Arc::from(text),
                     at: self.clock.elapsed(),
                 }),
-                none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(_)) => Err(none),
+                none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(..)) => Err(none),
             }
         };
         let found: Result<Kept, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
@@ -254,31 +273,43 @@ impl Host {
 
     /// Lane, breaker, timeout, verdict.
     async fn guarded(&self, invocation: Invocation, others: &Toolbox) -> Tried {
-        let _place = match &self.places {
-            // The semaphore is never closed.
-            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
-            None => None,
+        let Ok(_place) = self.place().await else {
+            return Tried::Refused(Cause::Refused, self.crowded());
         };
         let run = match self.pass() {
             Ok(run) => run,
-            Err(refused) => return Tried::Refused(self.refusal(refused)),
+            Err(refused) => return Tried::Refused(Cause::BreakerOpen, self.refusal(refused)),
         };
         let spec = self.tool.spec();
         let (timeout, limit) = (spec.timeout, spec.max_output_bytes);
+        let agents = invocation.agents.clone();
         let work = self.tool.call_among(invocation, others);
-        let tried = match tokio::time::timeout(timeout, work).await {
-            Ok(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
-            Ok(Err(ToolError::Failed(text))) => Tried::Failed(Cause::BadAnswer, cut(text, limit)),
-            Ok(Err(ToolError::Refused(text))) => Tried::Failed(Cause::Refused, cut(text, limit)),
-            Ok(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
-            Ok(Err(ToolError::TimedOut(reason))) => Tried::Died(Outcome::Timeout, reason),
-            Err(_) => Tried::Died(
+        let tried = match within(timeout, agents.as_ref(), work).await {
+            Some(Ok(text)) => Tried::Answered(Outcome::Ok, cut(text, limit)),
+            Some(Err(ToolError::Failed(text))) => Tried::Failed(Cause::BadAnswer, cut(text, limit)),
+            Some(Err(ToolError::Refused(text))) => Tried::Failed(Cause::Refused, cut(text, limit)),
+            Some(Err(ToolError::NotNow(text))) => Tried::Refused(Cause::Refused, cut(text, limit)),
+            Some(Err(ToolError::Died(reason))) => Tried::Died(Outcome::Error, reason),
+            Some(Err(ToolError::TimedOut(reason))) => Tried::Died(Outcome::Timeout, reason),
+            None => Tried::Died(
                 Outcome::Timeout,
                 format!("no answer within {} ms", timeout.as_millis()),
             ),
         };
         run.ended(&tried);
         tried
+    }
+
+    /// A place, if there is a limit.
+    async fn place(&self) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        let Some(places) = self.places.clone() else {
+            return Ok(None);
+        };
+        match self.waits {
+            // The semaphore is never closed.
+            Waits::ForNobody => Ok(places.acquire_owned().await.ok()),
+            Waits::ForAgents => places.try_acquire_owned().map(Some),
+        }
     }
 
     fn pass(&self) -> Result<Running<'_>, Refused> {
@@ -327,6 +358,14 @@ impl Host {
         )
     }
 
+    /// For the model.
+    fn crowded(&self) -> String {
+        format!(
+            "the tool {:?} was not called: every place is taken (max_at_once); call it later, or go on without it",
+            self.name
+        )
+    }
+
     fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
         act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -362,7 +401,7 @@ impl Running<'_> {
         let verdict = match tried {
             Tried::Answered(..) => Verdict::Succeeded,
             Tried::Failed(..) | Tried::Died(..) => Verdict::Failed,
-            Tried::Refused(_) => Verdict::None,
+            Tried::Refused(..) => Verdict::None,
         };
         self.tell(verdict);
     }

@@ -4,6 +4,7 @@
 //! around every tool. The session's tool worker adds restart and cancellation. A tool never
 //! touches a log and never sees a session.
 
+pub mod agent;
 pub mod build;
 pub mod builtin;
 pub mod chain;
@@ -14,6 +15,7 @@ pub mod host;
 pub mod http;
 pub mod mcp;
 pub mod parallel;
+mod patience;
 mod process;
 mod rule;
 pub mod shim;
@@ -67,6 +69,8 @@ pub struct Invocation {
     pub owner: Option<SessionId>,
     /// Where provisional output goes while the tool runs.
     pub output: OutputSink,
+    /// Other agents, when a session calls.
+    pub agents: Option<Arc<dyn agent::Agents>>,
 }
 
 /// Takes provisional output: shown to readers at once, never part of the result.
@@ -168,6 +172,10 @@ pub enum ToolError {
     /// forbade it. For the model as well.
     #[error("{0}")]
     Refused(String),
+    /// It may not be run now, and that is no fault of it: somebody's limit is reached. For the model
+    /// as well.
+    #[error("{0}")]
+    NotNow(String),
     /// The run died without an outcome: what it did outside is unknown.
     #[error("{0}")]
     Died(String),
@@ -194,8 +202,8 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// Runs the tool once. The text goes to the model.
     ///
     /// # Errors
-    /// [`ToolError::Failed`] and [`ToolError::Refused`] are answers; [`ToolError::Died`] is none, and
-    /// may lead to another run.
+    /// [`ToolError::Failed`], [`ToolError::Refused`] and [`ToolError::NotNow`] are answers;
+    /// [`ToolError::Died`] is none, and may lead to another run.
     fn call(&self, invocation: Invocation) -> BoxFuture<'static, Result<String, ToolError>>;
 
     /// Whether a call may change something outside, for `approval = "destructive"`.
@@ -207,6 +215,11 @@ pub trait Tool: Send + Sync + fmt::Debug + 'static {
     /// survive that. What its definition says counts anyway.
     fn identity(&self) -> String {
         String::new()
+    }
+
+    /// The agent whose session a call begins, if it begins one.
+    fn agent(&self) -> Option<&str> {
+        None
     }
 
     /// Names of the tools that this one calls in turn.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::event::EffectClass;
 use crate::settings::cycle::Ways;
 use crate::settings::{ApprovalMode, OnUnknown};
+use crate::tool::host::Waits;
 use crate::tool::{Care, Tool};
 use crate::turn::ToolRule;
 
@@ -67,6 +68,17 @@ pub(super) fn combined(own: ToolRule, members: &[(String, ToolRule)]) -> ToolRul
         } else {
             hashed([own.identity.as_str()].into_iter().chain(identities))
         },
+    }
+}
+
+/// For whom a call of the tool with this name may wait, among it and all that it may lead to.
+pub(super) fn waits(name: &str, tools: &Cared, ways: &Ways) -> Waits {
+    let own = tools.get(name).and_then(|(tool, _)| tool.agent());
+    let mut members = ways.get(name).into_iter().flatten();
+    if own.is_some() || members.any(|other| waits(other, tools, ways) == Waits::ForAgents) {
+        Waits::ForAgents
+    } else {
+        Waits::ForNobody
     }
 }
 

@@ -18,9 +18,10 @@ use crate::event::{Cause, EffectClass, Outcome};
 use crate::id::SessionId;
 use crate::metric;
 use crate::settings::cycle::{Ways, cycle};
+use crate::tool::agent::Agents;
 use crate::tool::host::{Care, Fallback, Host, RunEnd, Tried};
 use crate::tool::mcp::{Selected, Server};
-use crate::tool::rule::{Cared, OfServers, rule};
+use crate::tool::rule::{Cared, OfServers, rule, waits};
 use crate::tool::{Invocation, OutputSink, Tool};
 use crate::turn::ToolRule;
 
@@ -55,6 +56,8 @@ pub struct Call {
     pub owner: Option<SessionId>,
     /// Where provisional output goes.
     pub output: OutputSink,
+    /// Other agents, when a session calls.
+    pub agents: Option<Arc<dyn Agents>>,
 }
 
 /// Why tools do not go together.
@@ -116,7 +119,8 @@ impl Toolbox {
         for it in &servers {
             let others = ways.get(&it.node()).into_iter().flatten();
             let members = others.map(|it| (it.clone(), rule(it, &tools, &of_servers, &ways)));
-            it.server.join(members.collect(), clock);
+            let waits = waits(&it.node(), &tools, &ways);
+            it.server.join((members.collect(), waits), clock);
         }
         let mut hosts = Hosts::new();
         for (name, (tool, care)) in &tools {
@@ -124,7 +128,13 @@ impl Toolbox {
             if care.cache.is_some() && rule.effect != EffectClass::Pure {
                 return Err(ToolboxError::CacheOfEffects(name.clone()));
             }
-            let host = Host::new(Arc::clone(tool), rule, care.clone(), Arc::clone(clock));
+            let waits = waits(name, &tools, &ways);
+            let host = Host::new(
+                Arc::clone(tool),
+                (rule, waits),
+                care.clone(),
+                Arc::clone(clock),
+            );
             hosts.insert(name.clone(), Arc::new(host));
         }
         let all = Arc::new(hosts);
@@ -239,6 +249,13 @@ impl Toolbox {
         join_all(self.servers.iter().map(|it| it.server.close())).await;
     }
 
+    /// Whether a call of this tool may wait for the session of an agent. Whoever waits for one holds
+    /// no place that the agent's own tools may need.
+    #[must_use]
+    pub fn waits_for_agents(&self, name: &str) -> bool {
+        self.host(name).is_some_and(|host| host.waits_for_agents())
+    }
+
     /// Only the tools with these names; a server's name stands for all its tools. Names without a
     /// tool are left out. What these tools call in turn is still there for them.
     #[must_use]
@@ -289,12 +306,8 @@ impl Toolbox {
         match tried {
             Tried::Answered(outcome, text) => RunEnd::Done(outcome, text, None),
             Tried::Died(outcome, reason) => RunEnd::Died(outcome, reason),
-            Tried::Failed(cause, text) => {
+            Tried::Failed(cause, text) | Tried::Refused(cause, text) => {
                 let otherwise = RunEnd::Done(Outcome::Error, text, Some(cause));
-                self.stand_in(call, otherwise).await
-            }
-            Tried::Refused(text) => {
-                let otherwise = RunEnd::Done(Outcome::Error, text, Some(Cause::BreakerOpen));
                 self.stand_in(call, otherwise).await
             }
         }
@@ -369,7 +382,7 @@ impl Toolbox {
         invocation.idempotency_key += ":fallback";
         match host.attempt(invocation, &others).await {
             Tried::Answered(_, text) => Ok(text),
-            Tried::Failed(_, text) | Tried::Died(_, text) | Tried::Refused(text) => Err(text),
+            Tried::Failed(_, text) | Tried::Died(_, text) | Tried::Refused(_, text) => Err(text),
         }
     }
 
@@ -410,6 +423,7 @@ fn invocation(call: &Call, arguments: Value) -> Invocation {
         attempt: call.attempt,
         owner: call.owner,
         output: call.output.clone(),
+        agents: call.agents.clone(),
     }
 }
 

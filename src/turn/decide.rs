@@ -3,9 +3,12 @@
 //! An input gives its own facts; then follow those that need nothing more from outside (the end of
 //! a turn, the intents of the tool calls that an answer asks for), until something is owed.
 
-use super::{OpenCall, Owed, Phase, Rules, Slot, Stage, State, Turn, Verdict, approval, outcome};
+use super::{
+    ModelFailure, OpenCall, Owed, Phase, Rules, Slot, Stage, State, ToolDeath, Turn, Verdict,
+    approval, outcome,
+};
 use crate::event::{
-    Cause, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse, Outcome, Sandbox,
+    Cause, ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse,
     SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
 };
 use crate::id::Seq;
@@ -50,8 +53,17 @@ pub enum Input {
     Rule(Verdict),
     /// Questions may have expired.
     Due,
+    /// A tool call wants a session of its own.
+    StartChild {
+        /// Which call, and what session.
+        child: ChildStarted,
+        /// So many children of open calls have done their work.
+        over: usize,
+    },
     /// Somebody wants the turn to stop.
     Cancel,
+    /// The session that began this one does not want its answer any more.
+    Recall,
     /// The session was rebuilt from its log: what was running is not running any more.
     Recover {
         /// Why it was rebuilt.
@@ -72,38 +84,6 @@ pub enum Input {
         /// Who says so.
         by: Option<String>,
     },
-}
-
-/// A model call that gave no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelFailure {
-    /// Its intent.
-    pub of: Seq,
-    /// Stable code.
-    pub code: String,
-    /// For people.
-    pub message: String,
-    /// When to try again, milliseconds; `None` when that is no use.
-    pub retry_in_ms: Option<u64>,
-}
-
-/// A run of a tool that gave no outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolDeath {
-    /// The call's intent.
-    pub of: Seq,
-    /// How it ended, when this was the last run: [`Outcome::Error`] or [`Outcome::Timeout`].
-    pub outcome: Outcome,
-    /// What happened.
-    pub reason: String,
-    /// Whether the tool's restart policy allows another run.
-    pub allowed_again: bool,
-    /// From the first start to now, milliseconds.
-    pub duration_ms: u64,
-    /// How the run was confined, where it was a program's.
-    pub sandbox: Option<Sandbox>,
-    /// What kind of failure it was.
-    pub cause: Cause,
 }
 
 /// The input does not fit. Nothing has changed.
@@ -149,6 +129,21 @@ pub enum Refusal {
     /// An outcome of something that is not open any more.
     #[error("the outcome of {0} is not owed")]
     Stale(Seq),
+    /// So many sessions stand above it that it may begin none.
+    #[error(
+        "this agent was called through {0} others and may call no further one (sessions.max_depth); do the work without it"
+    )]
+    TooDeep(u32),
+    /// Too many sessions work for it.
+    #[error(
+        "{0} agents are at work for this session already (sessions.live_children); call this one when another has answered"
+    )]
+    TooManyChildren(usize),
+    /// It has begun as many sessions as it may.
+    #[error(
+        "this session has called {0} agents and may call no more (sessions.lifetime_children); do the work without them"
+    )]
+    NoMoreChildren(u32),
     /// It is so already.
     #[error("nothing changes")]
     NoChange,
@@ -197,7 +192,9 @@ impl State {
             Input::ToolDied(death) => self.tool_died(&death, at, rules),
             Input::Rule(verdict) => self.rule(verdict, rules),
             Input::Due => self.expire(at),
+            Input::StartChild { child, over } => self.start_child(child, over, rules),
             Input::Cancel => self.cancel(),
+            Input::Recall => self.recall(),
             Input::Recover { reason } => self.recover(&reason, at, rules),
             Input::Quarantine { .. } if self.quarantined => Err(Refusal::NoChange),
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
@@ -345,7 +342,7 @@ impl State {
         ])
     }
 
-    fn cancel(&self) -> Result<Vec<Fact>, Refusal> {
+    pub(super) fn cancel(&self) -> Result<Vec<Fact>, Refusal> {
         let Some(turn) = &self.turn else {
             return self.cancel_waiting();
         };

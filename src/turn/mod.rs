@@ -7,19 +7,22 @@
 //! Invariants:
 //! - only a fact changes the state, and the same facts give the same state;
 //! - an intent has at most one outcome; an outcome without an open intent is refused;
-//! - a model is never asked while a tool call of the same turn is open.
+//! - a model is never asked while a tool call of the same turn is open;
+//! - a key of an open call has at most one child.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp, TurnStatus, Usage,
-    UserInput,
+    Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp, ToolResult,
+    TurnStatus, Usage, UserInput,
 };
 use crate::id::{Seq, TurnId};
 
 mod approval;
 mod call;
+mod children;
+mod death;
 mod decide;
 mod keys;
 mod outcome;
@@ -27,7 +30,10 @@ mod rules;
 
 pub use approval::{Ruling, Verdict};
 pub use call::{Consent, OpenCall};
-pub use decide::{Input, ModelFailure, Refusal, ToolDeath};
+pub use children::{Child, ChildLimits};
+use children::{Children, Errand};
+pub use death::{ModelFailure, ToolDeath};
+pub use decide::{Input, Refusal};
 use keys::Keys;
 pub use rules::{Rules, ToolRule};
 
@@ -45,6 +51,8 @@ pub struct State {
     turns: TurnId,
     usage: Usage,
     cost_usd: f64,
+    children: Children,
+    errand: Errand,
     quarantined: bool,
     closed: bool,
 }
@@ -147,7 +155,8 @@ impl State {
             }
             Fact::LlmResponse(response) => self.answered(response),
             Fact::ToolCall(call) => self.call_opened(event, call),
-            Fact::ToolResult(result) => self.call_done(result.of),
+            Fact::ToolResult(result) => self.call_done(result),
+            Fact::ChildStarted(child) => self.children.began(child),
             Fact::ApprovalRequested(request) => {
                 if let Some(open) = self.open_call_mut(request.of) {
                     open.consent = Consent::Asked(request.clone());
@@ -165,7 +174,10 @@ impl State {
                     open.owed_by = event.seq;
                 }
             }
-            Fact::TurnFinished { .. } => self.turn = None,
+            Fact::TurnFinished { turn, .. } => {
+                self.turn = None;
+                self.errand.turn_finished(*turn);
+            }
             Fact::Quarantined { .. } => self.quarantined = true,
             Fact::Released { .. } => self.quarantined = false,
             Fact::SessionClosed { .. } => self.closed = true,
@@ -241,7 +253,7 @@ impl State {
         self.turns
     }
 
-    /// Tokens and known cost of all model calls.
+    /// Tokens and known cost of all model calls, those of the sessions that it began included.
     #[must_use]
     pub const fn spent(&self) -> (Usage, f64) {
         (self.usage, self.cost_usd)
@@ -285,12 +297,15 @@ impl State {
         if let Some(key) = &input.key {
             Arc::make_mut(&mut self.keys).remember(key, seq, &input.content);
         }
+        self.errand_given(seq, input);
         self.waiting.push_back(seq);
     }
 
     fn begin(&mut self, turn: TurnId, inputs: &[Seq]) {
         self.waiting.retain(|seq| !inputs.contains(seq));
         self.turns = turn;
+        self.children.next_turn();
+        self.errand.turn_started(turn, inputs);
         self.turn = Some(Turn {
             id: turn,
             step: 1,
@@ -307,16 +322,19 @@ impl State {
         }
     }
 
-    fn answered(&mut self, response: &LlmResponse) {
-        let usage = response.usage.unwrap_or_default();
+    /// Adds to what the session spent, and to what its turn did.
+    fn spend(&mut self, usage: Usage, cost_usd: Option<f64>) {
         self.usage = self.usage.plus(usage);
-        self.cost_usd += response.cost_usd.unwrap_or(0.0);
+        self.cost_usd += cost_usd.unwrap_or(0.0);
+        if let Some(turn) = &mut self.turn {
+            turn.usage = turn.usage.plus(usage);
+            turn.cost_usd = turn.cost_usd.zip(cost_usd).map(|(sum, cost)| sum + cost);
+        }
+    }
+
+    fn answered(&mut self, response: &LlmResponse) {
+        self.spend(response.usage.unwrap_or_default(), response.cost_usd);
         let Some(turn) = &mut self.turn else { return };
-        turn.usage = turn.usage.plus(usage);
-        turn.cost_usd = turn
-            .cost_usd
-            .zip(response.cost_usd)
-            .map(|(sum, cost)| sum + cost);
         turn.phase = if response.tool_calls.is_empty() {
             Phase::Ending(TurnStatus::Completed)
         } else {
@@ -349,12 +367,15 @@ impl State {
         }
     }
 
-    fn call_done(&mut self, of: Seq) {
+    fn call_done(&mut self, result: &ToolResult) {
+        if let Some(spent) = result.spent {
+            self.spend(spent.usage, spent.cost_usd);
+        }
         let Some(slots) = self.slots_mut() else {
             return;
         };
         for slot in slots.iter_mut() {
-            if matches!(&slot.stage, Stage::Open(open) if open.of == of) {
+            if matches!(&slot.stage, Stage::Open(open) if open.of == result.of) {
                 slot.stage = Stage::Done;
             }
         }

@@ -86,6 +86,7 @@ pub(super) fn died(open: &OpenCall, death: &ToolDeath, at: Timestamp, rules: &Ru
         sandbox: death.sandbox,
         attachments: Vec::new(),
         cause: Some(death.cause),
+        spent: death.spent,
     })
 }
 
@@ -139,5 +140,6 @@ fn result(open: &OpenCall, (outcome, cause): (Outcome, Option<Cause>), content: 
         sandbox: None,
         attachments: Vec::new(),
         cause,
+        spent: None,
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ChildLimits;
 use crate::event::EffectClass;
 use crate::settings::OnUnknown;
 
@@ -20,6 +21,8 @@ pub struct Rules {
     pub queued_inputs: usize,
     /// The tools. One that is not here does nothing.
     pub tools: Arc<BTreeMap<String, ToolRule>>,
+    /// How many sessions it may begin.
+    pub children: ChildLimits,
 }
 
 /// What the core has to know of a tool.
@@ -70,6 +73,7 @@ mod tests {
             max_attempts: 1,
             queued_inputs: 1,
             tools: Arc::new(tools.into()),
+            children: ChildLimits::default(),
         };
         let table = [
             ("calc", Some(EffectClass::Pure)),

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::context::Context;
-use crate::event::{Cause, EffectClass, FinishReason, Outcome, Question, ToolResult};
-use crate::id::CallId;
+use crate::event::{
+    Cause, ChildStarted, EffectClass, FinishReason, Outcome, Parent, Question, Spent, ToolResult,
+};
+use crate::id::{CallId, SessionId};
 use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
 use crate::settings::OnUnknown;
@@ -40,6 +42,11 @@ fn rules() -> Rules {
                 .map(|(name, rule)| (name.to_owned(), rule))
                 .collect::<BTreeMap<_, _>>(),
         ),
+        children: ChildLimits {
+            max_depth: 2,
+            live: 2,
+            lifetime: 5,
+        },
     }
 }
 
@@ -99,6 +106,7 @@ impl World {
             Some(Owed::Place) => Input::Place,
             Some(Owed::Wait { .. }) => Input::RetryDue,
             Some(Owed::Model { of, .. }) => model_input(*of, dice),
+            Some(Owed::Tool(open)) if dice.kind % 5 < 2 => child_input(open, dice),
             Some(Owed::Tool(open)) => tool_input(open, dice),
             Some(Owed::Approval { of, .. }) => approval_input(*of, dice),
         };
@@ -112,7 +120,7 @@ impl World {
 
 fn model_input(of: Seq, dice: &Dice) -> Input {
     if dice.kind.is_multiple_of(4) {
-        return Input::ModelFailed(decide::ModelFailure {
+        return Input::ModelFailed(ModelFailure {
             of,
             code: "model_overloaded".into(),
             message: "try later".into(),
@@ -156,7 +164,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             max_restarts: 20,
             within_ms: 60_000,
         },
-        0 | 3 => Input::ToolDied(decide::ToolDeath {
+        0 | 3 => Input::ToolDied(ToolDeath {
             of: open.of,
             outcome: Outcome::Timeout,
             reason: "timed out".into(),
@@ -164,6 +172,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             duration_ms: 1,
             sandbox: None,
             cause: Cause::TimedOut,
+            spent: None,
         }),
         _ => Input::ToolDone(ToolResult {
             of: open.of,
@@ -174,8 +183,19 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
             sandbox: None,
             attachments: Vec::new(),
             cause: None,
+            spent: None,
         }),
     }
+}
+
+fn child_input(open: &OpenCall, dice: &Dice) -> Input {
+    let child = ChildStarted {
+        of: open.of,
+        key: format!("s:{}:{}", open.of, dice.pick % 3),
+        agent: "helper".into(),
+        session: SessionId::from_u128(u128::from(dice.pick)),
+    };
+    Input::StartChild { child, over: 0 }
 }
 
 fn approval_input(of: Seq, dice: &Dice) -> Input {
@@ -304,6 +324,27 @@ proptest! {
     }
 
     #[test]
+    fn a_key_has_one_child_and_children_begin_only_for_open_calls_within_the_limits(game in games()) {
+        let mut state = State::default();
+        let mut keys = std::collections::BTreeSet::new();
+        for event in &play(&game).log {
+            if let Fact::ChildStarted(child) = &event.fact {
+                prop_assert!(state.open_call(child.of).is_some());
+                prop_assert!(keys.insert(child.key.clone()), "two children of {}", child.key);
+            }
+            state.evolve(event);
+            prop_assert!(state.owed_children().count() <= rules().children.live);
+            for key in &keys {
+                let child = state.child(key);
+                let is_owed = child.is_some_and(|child| state.open_call(child.of).is_some());
+                let of = key.split(':').nth(1).and_then(|of| of.parse().ok()).map(Seq::new);
+                prop_assert_eq!(is_owed, of.is_some_and(|of| state.open_call(of).is_some()));
+            }
+        }
+        prop_assert!(keys.len() <= rules().children.lifetime as usize);
+    }
+
+    #[test]
     fn every_prefix_of_every_log_folds_to_a_request_that_providers_accept(game in games()) {
         let whole = play(&game);
         let mut context = Context::default();
@@ -405,4 +446,130 @@ fn a_model_is_tried_only_so_often_over_all_restarts() {
         .iter()
         .filter(|event| matches!(event.fact, Fact::LlmRequest { .. }));
     assert_eq!(asked.count(), 3);
+}
+
+/// A session that another one began, with its parent's input.
+fn child_with_its_task() -> World {
+    let mut world = World::default();
+    let parent = Parent {
+        session: SessionId::from_u128(1),
+        of: Seq::new(6),
+        key: "1:6".into(),
+    };
+    let created = SessionCreated {
+        parent: Some(parent),
+        depth: 2,
+        ..SessionCreated::default()
+    };
+    world.give(Input::Create(created)).unwrap();
+    world
+}
+
+/// A world whose one call, of `put`, is open; and the call.
+fn with_an_open_call(mut world: World) -> (World, OpenCall) {
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    let answer = LlmResponse {
+        of: world.state.head(),
+        tool_calls: vec![RequestedCall {
+            id: CallId("c".into()),
+            tool: "put".into(),
+            arguments: "{}".into(),
+            signature: None,
+        }],
+        cost_usd: Some(1.0),
+        ..LlmResponse::default()
+    };
+    world.give(Input::Answered(answer)).unwrap();
+    let Some(Owed::Tool(open)) = world.state.owed().pop() else {
+        panic!("a call is owed")
+    };
+    (world, open)
+}
+
+#[test]
+fn a_session_works_for_its_parent_until_that_turn_is_over_and_for_nobody_else() {
+    let mut world = child_with_its_task();
+    assert!(!world.state.serves_parent());
+    world.give(said(Some("1:6"), "the task")).unwrap();
+    world.give(said(None, "a person's words")).unwrap();
+    assert!(world.state.serves_parent());
+    world.give(Input::Place).unwrap();
+    assert!(world.state.serves_parent());
+    world.give(Input::Recall).unwrap();
+    assert!(!world.state.serves_parent());
+    world.give(Input::Place).unwrap();
+    assert_eq!(world.give(Input::Recall), Err(Refusal::NothingRuns));
+}
+
+#[test]
+fn a_session_that_is_too_deep_begins_no_other() {
+    let (mut world, open) = with_an_open_call(child_with_its_task());
+    let refusal = world.give(child_input(&open, &Dice { kind: 0, pick: 0 }));
+    assert_eq!(refusal, Err(Refusal::TooDeep(2)));
+}
+
+#[test]
+fn children_that_have_done_their_work_make_room_for_others_but_not_for_ever() {
+    let (mut world, open) = with_an_open_call(World::begun());
+    let nth = |number: usize| {
+        let child = ChildStarted {
+            of: open.of,
+            key: number.to_string(),
+            ..ChildStarted::default()
+        };
+        Input::StartChild {
+            child,
+            over: number.saturating_sub(1),
+        }
+    };
+    for number in 0..5 {
+        world.give(nth(number)).unwrap();
+        assert_eq!(world.give(nth(number)), Err(Refusal::NoChange));
+    }
+    assert_eq!(world.give(nth(5)), Err(Refusal::NoMoreChildren(5)));
+    let crowded = Input::StartChild {
+        child: ChildStarted {
+            of: open.of,
+            key: "one more".into(),
+            ..ChildStarted::default()
+        },
+        over: 0,
+    };
+    let (mut world, _) = with_an_open_call(World::begun());
+    world.give(nth(0)).unwrap();
+    world.give(nth(1)).unwrap();
+    assert_eq!(world.give(crowded), Err(Refusal::TooManyChildren(2)));
+}
+
+#[test]
+fn what_children_spend_is_spent_by_the_turn() {
+    let usage = Usage {
+        input: 7,
+        ..Usage::default()
+    };
+    for (cost_usd, sum) in [(Some(0.5), Some(1.5)), (None, None)] {
+        let (mut world, open) = with_an_open_call(World::begun());
+        let result = ToolResult {
+            of: open.of,
+            outcome: Outcome::Ok,
+            content: "done".into(),
+            attempts: 1,
+            duration_ms: 1,
+            sandbox: None,
+            cause: None,
+            attachments: Vec::new(),
+            spent: Some(Spent { usage, cost_usd }),
+        };
+        world.give(Input::ToolDone(result)).unwrap();
+        world.give(Input::Cancel).unwrap();
+        let finished = Fact::TurnFinished {
+            turn: TurnId::new(1),
+            status: TurnStatus::Cancelled,
+            usage,
+            cost_usd: sum,
+        };
+        assert_eq!(world.log.pop().unwrap().fact, finished);
+        assert_eq!(world.state.spent(), (usage, sum.unwrap_or(1.0)));
+    }
 }

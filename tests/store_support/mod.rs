@@ -40,6 +40,7 @@ pub(crate) fn created() -> Fact {
         model: "offline".to_owned(),
         tenant: "default".to_owned(),
         labels: [("team".to_owned(), "blue".to_owned())].into(),
+        ..SessionCreated::default()
     })
 }
 

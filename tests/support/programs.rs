@@ -52,5 +52,6 @@ pub(crate) fn invocation(arguments: Value) -> Invocation {
         attempt: 2,
         owner: None,
         output: OutputSink::none(),
+        agents: None,
     }
 }

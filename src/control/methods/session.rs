@@ -215,6 +215,7 @@ fn session_of(info: runtime::SessionInfo) -> Session {
         created_at: rfc3339(summary.created_at),
         updated_at: rfc3339(summary.updated_at),
         quarantine: info.quarantine,
+        parent: summary.parent.map(|parent| parent.to_string()),
         approvals: summary.asked.iter().map(Into::into).collect(),
     }
 }

@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::control::wire::{ApprovalDecided, ApprovalRequested, Attachment, rfc3339};
+use crate::control::wire::{
+    ApprovalDecided, ApprovalRequested, Attachment, ChildStarted, Parent, rfc3339,
+};
 use crate::event::{self, Fact};
 use crate::id::{Seq, SessionId};
 
@@ -40,6 +42,12 @@ pub struct SessionCreated {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+    /// The session that began it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// So many sessions stand above it.
+    #[serde(default)]
+    pub depth: u32,
 }
 
 /// `user_input`: accepted durably, not yet applied to a turn.
@@ -158,6 +166,12 @@ pub struct ToolResult {
     /// What came with the text; there it stands as `[image image/png, 1234 bytes]`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<Attachment>,
+    /// Tokens of the sessions that it began, if it began any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Their cost, where every price was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
     /// What kind of failure led to this outcome, if one did: `crashed`, `timed_out`, `bad_answer`
     /// (the tool answered with an error), `refused` (it was not run), `breaker_open`,
     /// `interrupted` (by a restart of the daemon or the session).
@@ -205,7 +219,7 @@ pub struct TurnFinished {
     pub turn: u32,
     /// `completed`, `failed`, `cancelled`.
     pub status: String,
-    /// Tokens of all its model calls.
+    /// Tokens of all its model calls, those of the sessions that it began included.
     pub usage: Usage,
     /// Cost, where every price was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -269,6 +283,8 @@ fn data(fact: &Fact, id: &str) -> Value {
             model: it.model.clone(),
             tenant: it.tenant.clone(),
             labels: it.labels.clone(),
+            parent: it.parent.as_ref().map(Parent::from),
+            depth: it.depth,
         }),
         Fact::UserInput(it) => value(UserInput {
             content: it.content.clone(),
@@ -288,6 +304,7 @@ fn data(fact: &Fact, id: &str) -> Value {
         Fact::LlmResponse(it) => value(LlmResponse::from(it)),
         Fact::ToolCall(it) => value(tool_call(it, id)),
         Fact::ToolResult(it) => value(ToolResult::from(it)),
+        Fact::ChildStarted(it) => value(ChildStarted::from(it)),
         Fact::ApprovalRequested(it) => value(ApprovalRequested::from(it)),
         Fact::ApprovalDecided(it) => value(ApprovalDecided::from(it)),
         Fact::Error(it) => value(Problem::from(it)),
@@ -368,6 +385,8 @@ impl From<&event::ToolResult> for ToolResult {
             duration_ms: it.duration_ms,
             sandbox: it.sandbox.map(|level| level.name().to_owned()),
             attachments: it.attachments.iter().map(Attachment::from).collect(),
+            usage: it.spent.map(|spent| spent.usage.into()),
+            cost_usd: it.spent.and_then(|spent| spent.cost_usd),
             cause: it.cause.map(|cause| cause.name().to_owned()),
         }
     }

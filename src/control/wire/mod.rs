@@ -5,6 +5,7 @@
 
 mod approval;
 mod attachment;
+mod child;
 mod event;
 mod frame;
 mod method;
@@ -16,6 +17,7 @@ mod why;
 
 pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
 pub use attachment::Attachment;
+pub use child::{ChildStarted, Parent};
 pub use event::{
     Event, LlmRequest, LlmResponse, Problem, Quarantined, RequestedCall, SessionChange,
     SessionCreated, ToolCall, ToolResult, TurnFinished, TurnStarted, Usage, UserInput,

@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, CallTool,
-    Cancelled, CreateSession, Done, Event, EventPage, EventsOf, Hello, HelloAnswer, ListSessions,
-    LlmRequest, LlmResponse, Method, ModelList, Notification, OneSession, OneTool, PROTOCOL,
-    Problem, Quarantined, Request, Response, SendInput, Sent, Session, SessionAct, SessionChange,
-    SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer,
-    ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why,
-    WorkerRestarted,
+    Cancelled, ChildStarted, CreateSession, Done, Event, EventPage, EventsOf, Hello, HelloAnswer,
+    ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification, OneSession, OneTool,
+    PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent, Session, SessionAct,
+    SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe,
+    Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe,
+    UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -86,6 +86,7 @@ fn of_events(generator: &mut SchemaGenerator) -> Value {
         "llm_response": generator.subschema_for::<LlmResponse>(),
         "tool_call": generator.subschema_for::<ToolCall>(),
         "tool_result": generator.subschema_for::<ToolResult>(),
+        "child_started": generator.subschema_for::<ChildStarted>(),
         "approval_requested": generator.subschema_for::<ApprovalRequested>(),
         "approval_decided": generator.subschema_for::<ApprovalDecided>(),
         "error": generator.subschema_for::<Problem>(),

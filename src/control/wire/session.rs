@@ -56,9 +56,9 @@ pub struct Session {
     pub turns: u32,
     /// Inputs accepted and not yet applied.
     pub waiting_inputs: u32,
-    /// Tokens of all model calls.
+    /// Tokens of all model calls, those of the sessions that it began included.
     pub usage: Usage,
-    /// Cost of all model calls whose price was known.
+    /// Their cost, where the price was known.
     pub cost_usd: f64,
     /// The first input's beginning.
     pub title: String,
@@ -69,6 +69,9 @@ pub struct Session {
     /// Why it was set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<String>,
+    /// The session that began it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Tool calls that wait for a person: the first few of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<PendingApproval>,

@@ -3,15 +3,16 @@
 //! Called by `disk` alone. Never reads or writes bytes.
 
 use super::{
-    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, DECISIONS, EFFECTS,
-    FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES, QUESTIONS, QuarantinedDisk,
-    RequestedCallDisk, SANDBOXES, SessionCreatedDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk,
-    TurnFinishedDisk, TurnStartedDisk, UsageDisk, UserInputDisk, WorkerRestartedDisk, maybe, named,
-    owned, text,
+    ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, ChildStartedDisk,
+    DECISIONS, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES,
+    ParentDisk, QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk,
+    SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk,
+    UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
 };
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, Cause, Fact, Failure, FinishReason, LlmResponse,
-    RequestedCall, SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, Usage, UserInput,
+    ApprovalDecision, ApprovalRequest, Cause, ChildStarted, Fact, Failure, FinishReason,
+    LlmResponse, Parent, RequestedCall, SessionCreated, Spent, Timestamp, ToolCall, ToolResult,
+    TurnStatus, Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
 use crate::store::Asked;
@@ -27,21 +28,62 @@ impl<'a> From<&'a SessionCreated> for SessionCreatedDisk<'a> {
             labels: labels
                 .map(|(key, value)| (text(key), text(value)))
                 .collect(),
+            parent: created.parent.as_ref().map(|parent| ParentDisk {
+                session: id_text(parent.session),
+                of: parent.of,
+                key: text(&parent.key),
+            }),
+            depth: Some(created.depth).filter(|depth| *depth > 0),
         }
     }
 }
 
-impl From<SessionCreatedDisk<'_>> for SessionCreated {
-    fn from(disk: SessionCreatedDisk<'_>) -> Self {
+impl TryFrom<SessionCreatedDisk<'_>> for SessionCreated {
+    type Error = Damage;
+
+    fn try_from(disk: SessionCreatedDisk<'_>) -> Result<Self, Damage> {
         let labels = disk.labels.into_iter();
-        Self {
+        Ok(Self {
             agent: disk.agent.into_owned(),
             model: disk.model.into_owned(),
             tenant: disk.tenant.into_owned(),
             labels: labels
                 .map(|(key, value)| (key.into_owned(), value.into_owned()))
                 .collect(),
+            parent: match disk.parent {
+                Some(parent) => Some(Parent {
+                    session: session_id(&parent.session)?,
+                    of: parent.of,
+                    key: parent.key.into_owned(),
+                }),
+                None => None,
+            },
+            depth: disk.depth.unwrap_or(0),
+        })
+    }
+}
+
+impl<'a> From<&'a ChildStarted> for ChildStartedDisk<'a> {
+    fn from(child: &'a ChildStarted) -> Self {
+        Self {
+            of: child.of,
+            key: text(&child.key),
+            agent: text(&child.agent),
+            session: id_text(child.session),
         }
+    }
+}
+
+impl TryFrom<ChildStartedDisk<'_>> for ChildStarted {
+    type Error = Damage;
+
+    fn try_from(disk: ChildStartedDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
+            of: disk.of,
+            key: disk.key.into_owned(),
+            agent: disk.agent.into_owned(),
+            session: session_id(&disk.session)?,
+        })
     }
 }
 
@@ -278,6 +320,10 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             sandbox: result.sandbox.map(|level| text(level.name())),
             attachments: result.attachments.iter().map(Into::into).collect(),
             cause: result.cause.map(|cause| text(cause.name())),
+            spent: result.spent.map(|spent| SpentDisk {
+                usage: spent.usage.into(),
+                cost_usd: spent.cost_usd,
+            }),
         }
     }
 }
@@ -299,6 +345,10 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
             },
             attachments: attachments.collect::<Result<_, _>>()?,
             cause: cause(disk.cause.as_deref())?,
+            spent: disk.spent.map(|spent| Spent {
+                usage: spent.usage.into(),
+                cost_usd: spent.cost_usd,
+            }),
         })
     }
 }

@@ -323,6 +323,7 @@ mod tests {
             attempt: 1,
             owner: None,
             output: OutputSink::none(),
+            agents: None,
         });
         let serve = async {
             let (mut socket, _) = listener.accept().await.unwrap();

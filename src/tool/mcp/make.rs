@@ -49,7 +49,7 @@ pub(super) fn spec(name: &str, settings: &ToolSettings) -> ServerSpec {
         include: settings.include.clone(),
         exclude: settings.exclude.clone(),
         effect: settings.effect,
-        timeout: Duration::from_millis(settings.timeout_ms),
+        timeout: settings.timeout(),
         total_timeout: Duration::from_millis(settings.total_timeout_ms),
         start_timeout: Duration::from_millis(settings.start_timeout_ms),
         idle: Duration::from_millis(settings.idle_ms),

@@ -30,7 +30,7 @@ use crate::event::EffectClass;
 use crate::id::SessionId;
 use crate::restart::RestartPolicy;
 use crate::settings::Scope;
-use crate::tool::host::{Care, Fallback, Host};
+use crate::tool::host::{Care, Fallback, Host, Waits};
 use crate::tool::toolbox::Hosts;
 use crate::tool::{Invocation, Tool, ToolError, ToolSpec, rule};
 use crate::turn::ToolRule;
@@ -86,6 +86,7 @@ pub struct Server {
 struct Joined {
     /// What stands in for its tools, and what sessions have to know of that.
     members: Vec<(String, ToolRule)>,
+    waits: Waits,
     clock: Arc<dyn Clock>,
 }
 
@@ -198,10 +199,18 @@ impl Server {
     }
 
     /// Comes into a toolbox, with what stands in for its tools.
-    pub(super) fn join(&self, members: Vec<(String, ToolRule)>, clock: &Arc<dyn Clock>) {
+    pub(super) fn join(
+        &self,
+        (members, waits): (Vec<(String, ToolRule)>, Waits),
+        clock: &Arc<dyn Clock>,
+    ) {
         let clock = Arc::clone(clock);
         // The first toolbox is that of the company; others, in tests, are not asked.
-        let _joined_before = self.joined.set(Joined { members, clock });
+        let _joined_before = self.joined.set(Joined {
+            members,
+            waits,
+            clock,
+        });
     }
 
     /// Sees to it that it has been listed once. Does not fail: one that does not start has no tools
@@ -290,7 +299,8 @@ impl Server {
         let rule = rule::combined(rule::own_rule(&ours, &care), &self.members());
         // Only the answers of a pure tool can be kept.
         care.cache = care.cache.filter(|_| rule.effect == EffectClass::Pure);
-        let host = Host::new(Arc::new(ours), rule, care, self.clock());
+        let waits = self.joined.get().map_or(Waits::ForNobody, |it| it.waits);
+        let host = Host::new(Arc::new(ours), (rule, waits), care, self.clock());
         (tool, Arc::new(host))
     }
 
@@ -306,6 +316,7 @@ impl Server {
     fn clock(&self) -> Arc<dyn Clock> {
         let joined = self.joined.get_or_init(|| Joined {
             members: Vec::new(),
+            waits: Waits::ForNobody,
             clock: Arc::new(SystemClock::new()),
         });
         Arc::clone(&joined.clock)

@@ -1,0 +1,51 @@
+//! How sessions hang together, as it goes over the socket.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::event;
+
+/// The session that began a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Parent {
+    /// Which.
+    pub session: String,
+    /// The `tool_call` in its log.
+    pub of: u64,
+    /// The `key` of the input that it gives.
+    pub key: String,
+}
+
+/// `child_started`: a tool call began a session, whose stream is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChildStarted {
+    /// The `tool_call` that it works for.
+    pub of: u64,
+    /// The same key is the same session, however often the call runs.
+    pub key: String,
+    /// The agent's name.
+    pub agent: String,
+    /// The session. It exists soon after this event.
+    pub session: String,
+}
+
+impl From<&event::Parent> for Parent {
+    fn from(it: &event::Parent) -> Self {
+        Self {
+            session: it.session.to_string(),
+            of: it.of.get(),
+            key: it.key.clone(),
+        }
+    }
+}
+
+impl From<&event::ChildStarted> for ChildStarted {
+    fn from(it: &event::ChildStarted) -> Self {
+        Self {
+            of: it.of.get(),
+            key: it.key.clone(),
+            agent: it.agent.clone(),
+            session: it.session.to_string(),
+        }
+    }
+}

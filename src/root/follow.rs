@@ -1,0 +1,132 @@
+//! Follows a child through its log to the end of the turn that its parent waits for. Pure.
+
+use std::collections::BTreeSet;
+
+use crate::event::{Event, Fact, Spent};
+use crate::id::{Seq, TurnId};
+use crate::session::company::{ChildEnd, Person};
+
+/// Where a reader of a child's log stands.
+#[derive(Clone, Debug)]
+pub(super) struct Follower {
+    key: String,
+    last: Seq,
+    progress: Seq,
+    input: Option<Seq>,
+    turn: Option<TurnId>,
+    words: String,
+    trouble: Option<String>,
+    asked: BTreeSet<Seq>,
+}
+
+impl Follower {
+    /// Waits for the turn that answers the input with this key.
+    pub(super) fn new(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            last: Seq::START,
+            progress: Seq::START,
+            input: None,
+            turn: None,
+            words: String::new(),
+            trouble: None,
+            asked: BTreeSet::new(),
+        }
+    }
+
+    /// The last event that was taken.
+    pub(super) const fn last(&self) -> Seq {
+        self.last
+    }
+
+    /// The last event that was an outcome, and not only another try.
+    pub(super) const fn progress(&self) -> Seq {
+        self.progress
+    }
+
+    /// Whether the child has its input.
+    pub(super) const fn has_input(&self) -> bool {
+        self.input.is_some()
+    }
+
+    /// The last thing that went wrong.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether the child waits for a person.
+    pub(super) fn person(&self) -> Person {
+        if self.asked.is_empty() {
+            Person::IsNotAsked
+        } else {
+            Person::IsAsked
+        }
+    }
+
+    /// Takes the next event; gives the turn's end when this is it.
+    pub(super) fn take(&mut self, event: &Event) -> Option<ChildEnd> {
+        self.last = event.seq;
+        if is_progress(&event.fact) {
+            self.progress = event.seq;
+        }
+        match &event.fact {
+            Fact::UserInput(input) if input.key.as_ref() == Some(&self.key) => {
+                self.input = Some(event.seq);
+            }
+            Fact::TurnStarted { turn, inputs } => self.turn_started(*turn, inputs),
+            Fact::LlmResponse(response) => self.words.clone_from(&response.content),
+            Fact::Error(failure) => self.trouble = Some(failure.message.clone()),
+            Fact::ApprovalRequested(request) => {
+                self.asked.insert(request.of);
+            }
+            Fact::ApprovalDecided(decision) => {
+                self.asked.remove(&decision.of);
+            }
+            Fact::Quarantined { reason } => self.trouble = Some(reason.clone()),
+            Fact::TurnFinished {
+                turn,
+                status,
+                usage,
+                cost_usd,
+            } if self.turn == Some(*turn) => {
+                return Some(ChildEnd {
+                    status: *status,
+                    words: std::mem::take(&mut self.words),
+                    trouble: self.trouble.take(),
+                    spent: Spent {
+                        usage: *usage,
+                        cost_usd: *cost_usd,
+                    },
+                });
+            }
+            Fact::UserInput(_)
+            | Fact::SessionCreated(_)
+            | Fact::LlmRequest { .. }
+            | Fact::ToolCall(_)
+            | Fact::ToolResult(_)
+            | Fact::ChildStarted(_)
+            | Fact::WorkerRestarted { .. }
+            | Fact::TurnFinished { .. }
+            | Fact::Released { .. }
+            | Fact::SessionClosed { .. } => {}
+        }
+        None
+    }
+
+    fn turn_started(&mut self, turn: TurnId, inputs: &[Seq]) {
+        let is_ours = self.input.is_some_and(|input| inputs.contains(&input));
+        self.turn = is_ours.then_some(turn);
+        self.words.clear();
+        self.trouble = None;
+    }
+}
+
+const fn is_progress(fact: &Fact) -> bool {
+    matches!(
+        fact,
+        Fact::LlmResponse(_)
+            | Fact::ToolResult(_)
+            | Fact::ChildStarted(_)
+            | Fact::ApprovalDecided(_)
+    )
+}
