@@ -216,6 +216,10 @@ impl Lane {
     /// Waits for a place as long as it takes: for work that was accepted and is bounded elsewhere.
     /// Cancellation: dropping the future gives the wait up.
     pub async fn enter(&self, claim: &Claim) -> Place {
+        if let Ok(place) = self.try_enter(claim) {
+            metric::queue_waited(self.0.lane, Duration::ZERO);
+            return place;
+        }
         let (_waiting, door) = self.queue_up(claim);
         match door.await {
             Ok(place) => place,
@@ -397,9 +401,12 @@ impl Inner {
 fn take_next(queue: &mut Queue, tenant: &Arc<str>, shares: &Shares) -> Option<u64> {
     let sessions = queue.line(tenant);
     let session = sessions.next(|_| true)?;
+    sessions.served(&session, |_| 1);
+    queue.served(tenant, |tenant| shares.of(tenant).weight);
+    let sessions = queue.line(tenant);
     let ticket = sessions.line(&session).pop_front();
-    sessions.served(&session, 1);
-    queue.served(tenant, shares.of(tenant).weight);
+    sessions.tidy();
+    queue.tidy();
     ticket
 }
 

@@ -166,9 +166,12 @@ pub fn pattern(pattern: &str) -> Result<Regex, BadPattern> {
     Ok(regex)
 }
 
+/// How the words begin that stand in the place of a secret.
+pub const MARK: &str = "[redacted:";
+
 /// What stands in a secret's place.
 fn placeholder(kind: &str) -> String {
-    format!("[redacted:{kind}]")
+    format!("{MARK}{kind}]")
 }
 
 #[cfg(test)]

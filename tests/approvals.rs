@@ -492,6 +492,72 @@ async fn a_crash_in_the_middle_of_an_approved_call_asks_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_approved_call_starts_only_when_its_approval_is_durable() {
+    let look = Prop::saying("pay", EffectClass::Pure, "seen");
+    let stage = Stage::new(&Puppet::calling(&["pay"]), &[&look]);
+    let (_company, session) = open(&stage, asks()).await;
+    let (mut stream, _) = asked(&session).await;
+    stage.store.hold_sync();
+    let approving = session.rule(verdict(Ruling::Approve));
+    let mut approving = std::pin::pin!(approving);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(5), &mut approving)
+            .await
+            .is_err()
+    );
+    assert_eq!(look.runs.counts().begun, 0);
+    stage.store.release_sync();
+    within(approving).await.unwrap();
+    until(&mut stream, is_end).await;
+    assert_eq!(look.runs.counts().begun, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_only_memory_has_keeps_its_session_awake_and_is_never_made_up() {
+    const KEY: &str = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGH";
+    let pay = pay();
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0 => vec![support::Act::Call("pay", format!(r#"{{"key":"{KEY}"}}"#))],
+        _ => vec![support::say("done")],
+    });
+    let stage =
+        Stage::new(&model, &[&pay]).with(|settings| settings.sessions.idle_after_ms = 1_000);
+    let (company, session) = open(&stage, asks()).await;
+    let (stream, _) = asked(&session).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(company.status().live_sessions.used, 1);
+    let id = session.id();
+    drop((company, session));
+
+    let company = stage.builder().care("pay", asks()).start().await.unwrap();
+    let session = company.open(id);
+    let mut stream = reader(&session).await;
+    session.rule(verdict(Ruling::Approve)).await.unwrap();
+    until(&mut stream, is_end).await;
+    let events = log(stage.store.as_ref(), id).await;
+    let [(outcome, _, text)] = &results(&events)[..] else {
+        panic!("one result")
+    };
+    assert_eq!(*outcome, Outcome::Error);
+    assert!(text.contains("held a secret"), "{text}");
+    assert_eq!(pay.runs.counts().begun, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_company_that_drains_takes_no_answer() {
+    let pay = pay();
+    let stage = Stage::new(&Puppet::calling(&["pay"]), &[&pay]);
+    let (company, session) = open(&stage, asks()).await;
+    let (_stream, _) = asked(&session).await;
+    company.drain();
+    let fault = session.rule(verdict(Ruling::Approve)).await.unwrap_err();
+    assert_eq!(fault.code, Code::Draining);
+    let info = session.info().await.unwrap();
+    assert_eq!(info.summary.status, Status::Waiting);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_secret_in_the_arguments_reaches_the_tool_that_was_approved_and_nobody_else() {
     const KEY: &str = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGH";
     let pay = Prop::new("pay", EffectClass::AtMostOnce, |invocation| async move {

@@ -205,6 +205,87 @@ async fn a_damaged_backup_is_refused_and_never_becomes_an_empty_store() {
     assert!(!into.join("log/db").exists());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_sessions_are_all_gone_is_compacted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    fill(&store, id(1), 50, Status::Idle).await;
+    store.delete(id(1)).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(compact(&data, &SystemClock::new()).unwrap().sessions, 0);
+    assert!(verify(&data).unwrap().is_sound());
+    let store = open(&data).unwrap();
+    fill(&store, id(2), 1, Status::Idle).await;
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_stays_so_in_every_copy_and_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    for number in [1, 2] {
+        fill(&store, id(number), 9, Status::Idle).await;
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // The summary of the first is lost.
+    {
+        let db = sled::Config::new()
+            .path(data.join("log"))
+            .segment_size(8 << 20)
+            .open()
+            .unwrap();
+        let key = [&b"M"[..], &1_u128.to_be_bytes()].concat();
+        assert!(db.remove(key).unwrap().is_some());
+        db.flush().unwrap();
+    }
+    let before = verify(&data).unwrap();
+    assert_eq!((before.problems.len(), before.events), (1, 20));
+    let new = dir.path().join("new");
+    let refusal = restore(&data, &new, Damaged::Refused, &SystemClock::new()).unwrap_err();
+    assert!(
+        matches!(refusal, CopyError::Unsound { problems: 1, .. }),
+        "{refusal}"
+    );
+    assert!(!new.exists());
+    let copied = restore(&data, &new, Damaged::Taken, &SystemClock::new()).unwrap();
+    assert_eq!(copied.report.problems, before.problems);
+    let compacted = compact(&data, &SystemClock::new()).unwrap();
+    assert_eq!(compacted.report.problems, before.problems);
+    for place in [&data, &new] {
+        let after = verify(place).unwrap();
+        assert_eq!(
+            (after.problems, after.events),
+            (before.problems.clone(), 20)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_copy_that_was_broken_off_left_is_named_and_never_taken_for_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let store = open(&data).unwrap();
+    fill(&store, id(1), 3, Status::Idle).await;
+    let half = dir.path().join("backup.partial");
+    let half_store = open(&half).unwrap();
+    half_store.close().await.unwrap();
+    drop(half_store);
+    let into = dir.path().join("backup");
+    let refusal = store.backup(into.clone(), Timestamp(7)).await.unwrap_err();
+    assert!(refusal.to_string().contains("backup.partial"), "{refusal}");
+    assert!(!into.exists());
+    std::fs::remove_dir_all(&half).unwrap();
+    std::fs::create_dir(&into).unwrap();
+    store.backup(into.clone(), Timestamp(7)).await.unwrap();
+    assert!(!half.exists());
+    assert!(verify(&into).unwrap().is_sound());
+    store.close().await.unwrap();
+}
+
 /// The program, with its data in this directory.
 fn impresario(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));

@@ -35,7 +35,14 @@ async fn two_hundred_runs_and_fifty_dropped_calls_leave_no_process_and_no_descri
         assert!(dropped.is_err());
     }
     all_children_gone().await;
-    assert_eq!(descriptors(), before);
+    let let_go = async {
+        // What watched the last one may be open a moment longer.
+        while descriptors() > before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let let_go = tokio::time::timeout(LONG, let_go).await;
+    assert!(let_go.is_ok(), "{} of {before} left", descriptors());
 }
 
 fn descriptors() -> usize {

@@ -14,7 +14,7 @@ const STRIDE: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Fair<K, T> {
     lines: BTreeMap<K, Line<T>>,
-    /// How much the line that was served last had had before.
+    /// What a line would have had that waited all the time with weight 1.
     now: u64,
 }
 
@@ -75,20 +75,26 @@ impl<K: Ord + Clone, T: Pile> Fair<K, T> {
             .map(|(key, _)| key.clone())
     }
 
-    /// The line of a key has had a turn; `weight` says how many turns it gets for one of another.
-    pub(super) fn served(&mut self, key: &K, weight: u32) {
+    /// The line of a key is about to have a turn; `weight` says of each key how many turns it gets
+    /// for one of a key with weight 1.
+    pub(super) fn served(&mut self, key: &K, weight: impl Fn(&K) -> u32) {
+        let waiting = self.lines.iter().filter(|(_, it)| !it.waiting.is_empty());
+        let weights: u64 = waiting.map(|(key, _)| u64::from(weight(key).max(1))).sum();
+        self.now = self.now.saturating_add(STRIDE / weights.max(1));
         if let Some(line) = self.lines.get_mut(key) {
-            self.now = self.now.max(line.had);
-            line.had = line.had.saturating_add(STRIDE / u64::from(weight.max(1)));
+            line.had = line
+                .had
+                .saturating_add(STRIDE / u64::from(weight(key).max(1)));
         }
-        self.tidy();
     }
 
-    /// Lets go of lines that wait for nothing and are owed nothing.
+    /// Lets go of lines in which nothing waits and that have had no more than their share; of all,
+    /// when nothing waits anywhere.
     pub(super) fn tidy(&mut self) {
         let now = self.now;
+        let none_waits = self.is_empty();
         self.lines
-            .retain(|_, line| !line.waiting.is_empty() || line.had > now);
+            .retain(|_, line| !line.waiting.is_empty() || (line.had > now && !none_waits));
     }
 }
 
@@ -100,9 +106,37 @@ mod tests {
 
     fn serve(fair: &mut Lines, weight: impl Fn(&str) -> u32) -> &'static str {
         let key = fair.next(|_| true).unwrap();
+        fair.served(&key, |key| weight(key));
         fair.line(&key).pop_front().unwrap();
-        fair.served(&key, weight(key));
+        fair.tidy();
         key
+    }
+
+    #[test]
+    fn one_that_comes_back_is_served_also_when_somebody_new_comes_all_the_time() {
+        let mut fair = Fair::<u32, VecDeque<u32>>::default();
+        let mut served = 0;
+        fair.line(&0).push_back(0);
+        for fresh in 1..=1_000 {
+            fair.line(&fresh).push_back(0);
+            let key = fair.next(|_| true).unwrap();
+            fair.served(&key, |_| 1);
+            fair.line(&key).pop_front().unwrap();
+            fair.tidy();
+            if key == 0 {
+                served += 1;
+                fair.line(&0).push_back(0);
+            }
+        }
+        assert!(served > 5, "{served}");
+        // Every other line has one that waits.
+        assert!(fair.lines.len() <= 1_000);
+        while let Some(key) = fair.next(|_| true) {
+            fair.served(&key, |_| 1);
+            fair.line(&key).pop_front().unwrap();
+            fair.tidy();
+        }
+        assert_eq!(fair.lines.len(), 0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub struct Wait {
     pub setting: &'static str,
     /// How full the lane is.
     pub gauge: Gauge,
-    /// So many come first, if nobody else comes.
+    /// So many come first, if nobody else comes; counted up to 1,000.
     pub ahead: usize,
     /// For how long already.
     pub since: Duration,
@@ -24,6 +24,8 @@ pub struct Wait {
 
 /// So many holders are named to whoever asks why something waits.
 const HOLDERS_NAMED: usize = 5;
+/// So many that come first are counted; whoever has more before it knows enough.
+const COUNTED: usize = 1_000;
 
 impl Lane {
     /// Why a session waits here; `None` when it does not.
@@ -64,7 +66,7 @@ impl Inner {
     fn ahead(&self, state: &State, ticket: u64) -> usize {
         let mut queue = state.queue.clone();
         let mut ahead = 0;
-        while let Some(tenant) = queue.next(|_| true) {
+        while let Some(tenant) = queue.next(|_| ahead < COUNTED) {
             match take_next(&mut queue, &tenant, &self.shares) {
                 Some(next) if next != ticket => ahead += 1,
                 Some(_) | None => break,

@@ -9,8 +9,8 @@ use crate::cli::args::Ruling;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::Client;
 use crate::control::wire::{
-    Approve, CallTool, Cancelled, Decision, Done, Method, OneSession, OneTool, SessionAct,
-    Shutdown, ToolAnswer,
+    Approve, CallTool, Cancelled, Decision, DeleteSession, Done, Method, OneSession, OneTool,
+    SessionAct, Shutdown, ToolAnswer,
 };
 use crate::daemon::Exit;
 
@@ -69,7 +69,10 @@ pub(super) async fn rule(
 
 /// `rm`: a session and its log.
 pub(super) async fn remove(client: &Client, screen: &mut Screen, session: String) -> Result<Exit> {
-    let params = OneSession { session };
+    let params = DeleteSession {
+        session,
+        head: None,
+    };
     let done: Done = client.call(Method::SessionDelete, params).await?;
     tell(screen, done, "deleted")
 }

@@ -7,15 +7,18 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use futures_util::FutureExt;
+use rustix::termios::{QueueSelector, tcflush};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tracing::debug;
 
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
     ApprovalDecided, ApprovalRequested, Approve, Decision, Event, ToolCall,
 };
 
-/// Arguments longer than this are asked about in part.
-const SHORT: usize = 400;
+/// Arguments longer than this are asked about in part; `impresario log` shows all of them.
+const SHORT: usize = 2_000;
 
 /// What a person types, and the questions that wait for it.
 #[derive(Debug)]
@@ -92,9 +95,25 @@ impl Asking {
             _ => {}
         }
         if asked_before != self.waiting.front().map(|it| it.of) {
+            self.forget_what_was_typed();
             self.ask(screen)?;
         }
         Ok(())
+    }
+
+    /// What was typed before a question is no answer to it.
+    fn forget_what_was_typed(&mut self) {
+        if !self.is_asking() {
+            return;
+        }
+        // A terminal that is gone has nothing more to say.
+        let _gone = tcflush(std::io::stdin(), QueueSelector::IFlush);
+        while let Some(Ok(Some(line))) = self.lines.next_line().now_or_never() {
+            debug!(
+                bytes = line.len(),
+                "typed before the question, not taken for an answer"
+            );
+        }
     }
 
     /// The answer that a line is; a line that is none is asked for again.

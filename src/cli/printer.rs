@@ -188,7 +188,7 @@ fn result_line(result: &ToolResult) -> String {
     match (result.outcome.as_str(), result.cause.as_deref()) {
         ("ok", _) => format!("← {content}"),
         // These say it all.
-        (outcome, None | Some("bad_answer")) | (outcome @ "timeout", _) => {
+        (outcome, None | Some("bad_answer")) | (outcome @ ("timeout" | "denied"), _) => {
             format!("← {outcome}: {content}")
         }
         (outcome, Some(cause)) => format!("← {outcome} ({}): {content}", cause.replace('_', " ")),
@@ -432,6 +432,7 @@ mod tests {
             ("unknown", Some("crashed"), "← unknown (crashed): it"),
             ("unknown", Some("timed_out"), "← unknown (timed out): it"),
             ("cancelled", None, "← cancelled: it"),
+            ("denied", Some("refused"), "← denied: it"),
         ];
         for (outcome, cause, expected) in table {
             let result = ToolResult {

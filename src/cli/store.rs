@@ -10,7 +10,8 @@ use crate::cli::screen::{Screen, Style};
 use crate::clock::{Clock, SystemClock};
 use crate::control::client::{Client, ClientError};
 use crate::control::wire::{
-    Backup, BackupDone, Done, ListSessions, Method, OneSession, Session, SessionList, StoreProblem,
+    Backup, BackupDone, DeleteSession, Done, ListSessions, Method, Session, SessionList,
+    StoreProblem,
 };
 use crate::daemon::Exit;
 use crate::settings::Settings;
@@ -139,14 +140,25 @@ pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) ->
     }
     let now = crate::control::wire::rfc3339(SystemClock::new().now());
     let meant = meant(client, &rule, &now).await?;
-    let count = meant.len();
+    let mut count = 0;
     for session in meant {
         if !rule.dry_run {
-            let params = OneSession {
+            let params = DeleteSession {
                 session: session.session.clone(),
+                head: Some(session.head),
             };
-            let _done: Done = client.call(Method::SessionDelete, params).await?;
+            let deleted: Result<Done, _> = client.call(Method::SessionDelete, params).await;
+            match deleted {
+                Ok(Done {}) => {}
+                Err(ClientError::Refused(refusal)) if refusal.name() == "conflict" => {
+                    // Somebody needs it after all.
+                    screen.note(&format!("{} stays: it was used meanwhile", session.session))?;
+                    continue;
+                }
+                Err(other) => return Err(other.into()),
+            }
         }
+        count += 1;
         match screen.style {
             Style::Json => screen.value(&session)?,
             Style::Text => screen.line(&session.session)?,

@@ -47,7 +47,12 @@ pub async fn ensure(starter: &Starter) -> Result<Client> {
         Err(ClientError::NoDaemon(_)) => {}
         other => return Ok(other?),
     }
-    let _alone = alone(&starter.settings.store.path).await?;
+    let patience = Duration::from_millis(starter.settings.store.open_timeout_ms) + EXTRA;
+    let alone = alone(&starter.settings.store.path);
+    let Ok(alone) = tokio::time::timeout(patience, alone).await else {
+        bail!("another command has been starting a daemon for too long; end it, then try again");
+    };
+    let _alone = alone?;
     // Another command may have started one meanwhile.
     match Client::connect(socket).await {
         Err(ClientError::NoDaemon(_)) => {}

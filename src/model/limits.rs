@@ -86,6 +86,8 @@ struct Gates {
     breaker: Breaker,
     paused_until: Duration,
     scout: Scout,
+    /// How often it paused: a scout that went before a pause says nothing about it.
+    pauses: u64,
 }
 
 /// The call that goes first after a pause.
@@ -106,19 +108,20 @@ pub struct Leave {
     door: Arc<Door>,
     pass: Option<Pass>,
     reserved: u32,
-    is_scout: bool,
+    scout_of: Option<ScoutOf>,
     _place: Option<Place>,
 }
 
 /// What a call has to wait for.
 enum Gate {
-    Open(Pass, IsScout),
+    Open(Pass, Option<ScoutOf>),
     Shut(Duration),
     ScoutIsOut,
-    Broken(Option<Duration>),
+    Broken(Duration),
 }
 
-type IsScout = bool;
+/// The pause after which a scout goes.
+type ScoutOf = u64;
 
 /// Characters of a token, about; only the reservation depends on it.
 const CHARACTERS: usize = 4;
@@ -153,6 +156,7 @@ impl Door {
                 breaker: Breaker::new(limits.breaker),
                 paused_until: Duration::ZERO,
                 scout: Scout::None,
+                pauses: 0,
             }),
             line: lane(1),
             changed: Notify::new(),
@@ -175,12 +179,12 @@ impl Door {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             match self.gate(tokens) {
-                Gate::Open(pass, is_scout) => {
+                Gate::Open(pass, scout_of) => {
                     return Ok(Leave {
                         door: Arc::clone(self),
                         pass: Some(pass),
                         reserved: tokens,
-                        is_scout,
+                        scout_of,
                         _place: place,
                     });
                 }
@@ -227,31 +231,28 @@ impl Door {
         }
         let pass = match gates.breaker.pass(now) {
             Ok(pass) => pass,
-            Err(Refused::Open(wait)) => return Gate::Broken(Some(wait)),
-            Err(Refused::Probing) => return Gate::Broken(None),
+            Err(Refused::Open(wait)) => return Gate::Broken(wait),
+            Err(Refused::Probing) => return Gate::ScoutIsOut,
         };
-        let is_scout = gates.scout == Scout::Wanted;
-        if is_scout {
+        let scout_of = (gates.scout == Scout::Wanted).then_some(gates.pauses);
+        if scout_of.is_some() {
             gates.scout = Scout::Out;
         }
         gates.take(tokens, now);
         drop(gates);
         self.show_breaker();
-        Gate::Open(pass, is_scout)
+        Gate::Open(pass, scout_of)
     }
 
-    fn broken(&self, wait: Option<Duration>) -> ModelError {
-        let when = match wait {
-            Some(wait) => format!("it is asked again in {} s", wait.as_secs() + 1),
-            None => "one call is trying it at this moment".to_owned(),
-        };
+    fn broken(&self, wait: Duration) -> ModelError {
         ModelError {
             kind: ModelErrorKind::BreakerOpen,
             message: format!(
-                "the model '{}' was not asked: it failed too often, and {when}",
-                self.name
+                "the model '{}' was not asked: it failed too often, and is tried again in {} s",
+                self.name,
+                wait.as_secs() + 1
             ),
-            retry_after: wait,
+            retry_after: Some(wait),
         }
     }
 
@@ -289,6 +290,13 @@ impl Gates {
         }
     }
 
+    /// The scout of a pause is back; one of a former pause changes nothing.
+    fn scout_is_back(&mut self, of: Option<ScoutOf>, next: Scout) {
+        if of == Some(self.pauses) {
+            self.scout = next;
+        }
+    }
+
     fn settle(&mut self, reserved: u32, used: u32, now: Duration) {
         if let Some(tokens) = &mut self.tokens {
             tokens.settle(reserved, used, now);
@@ -307,9 +315,7 @@ impl Leave {
         let mut gates = self.door.gates();
         gates.settle(self.reserved, used, now);
         let closed = gates.breaker.succeeded(pass);
-        if self.is_scout {
-            gates.scout = Scout::None;
-        }
+        gates.scout_is_back(self.scout_of, Scout::None);
         drop(gates);
         self.door.changed.notify_waiters();
         if closed {
@@ -329,12 +335,11 @@ impl Leave {
             let pause = error.retry_after.unwrap_or(PAUSE).min(LONGEST);
             gates.paused_until = gates.paused_until.max(now + pause);
             gates.scout = Scout::Wanted;
+            gates.pauses += 1;
             gates.breaker.gave_up(pass, now);
             false
         } else {
-            if self.is_scout {
-                gates.scout = Scout::None;
-            }
+            gates.scout_is_back(self.scout_of, Scout::None);
             verdict(&mut gates.breaker, error.kind, pass, now)
         };
         drop(gates);
@@ -377,9 +382,7 @@ impl Drop for Leave {
         let now = self.door.clock.elapsed();
         let mut gates = self.door.gates();
         gates.breaker.gave_up(pass, now);
-        if self.is_scout {
-            gates.scout = Scout::Wanted;
-        }
+        gates.scout_is_back(self.scout_of, Scout::Wanted);
         drop(gates);
         self.door.changed.notify_waiters();
     }

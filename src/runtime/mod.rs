@@ -132,7 +132,10 @@ impl Impresario {
         let copied = shared.store.backup(into, shared.clock.now()).await;
         copied.map_err(|error| {
             let code = match &error {
-                CopyError::NotEmpty(_) | CopyError::Directory { .. } => Code::InvalidParams,
+                CopyError::NotEmpty(_)
+                | CopyError::BrokenOff(_)
+                | CopyError::NoRoom { .. }
+                | CopyError::Directory { .. } => Code::InvalidParams,
                 CopyError::Open(_) | CopyError::Unsound { .. } | CopyError::Engine(_) => {
                     Code::StoreFailed
                 }

@@ -117,3 +117,34 @@ pub(super) fn with_doors(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn models_that_are_one_to_their_provider_share_a_door_and_others_do_not() {
+        let settings = |model: &str, temperature| ModelSettings {
+            provider: Provider::Ollama,
+            model: model.to_owned(),
+            temperature: Some(temperature),
+            ..ModelSettings::default()
+        };
+        let environment = Environment::default();
+        let castings = [
+            ("calm", settings("llama", 0.1)),
+            ("wild", settings("llama", 1.0)),
+            ("other", settings("qwen", 1.0)),
+        ];
+        let castings = castings.map(|(name, settings)| {
+            let casting = Casting::from_settings(name, &settings, &environment).unwrap();
+            (name.to_owned(), casting)
+        });
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let entries = with_doors(castings.into(), &clock);
+        let door = |name: &str| Arc::as_ptr(&entries.get(name).unwrap().door);
+        assert_eq!(door("calm"), door("wild"));
+        assert_ne!(door("calm"), door("other"));
+    }
+}

@@ -301,8 +301,10 @@ impl Session {
     /// [`Code::NotFound`], [`Code::InvalidState`] when nothing was asked or it was answered,
     /// [`Code::InvalidParams`] when several calls wait and the verdict names none,
     /// [`Code::Conflict`] when the verdict's digest is not what is asked, or the tool was set up
-    /// anew meanwhile, [`Code::StoreFailed`].
+    /// anew meanwhile, [`Code::Draining`], [`Code::StoreFailed`].
     pub async fn rule(&self, verdict: Verdict) -> Result<(), Fault> {
+        // What it lets run would not run any more, and would count as begun at the next start.
+        self.company.takes_work()?;
         if verdict.ruling == Ruling::Approve {
             self.know_tools().await?;
         }
@@ -331,9 +333,26 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::Overloaded`], [`Code::StoreFailed`].
     pub async fn delete(&self) -> Result<(), Fault> {
+        self.delete_at(None).await
+    }
+
+    /// Removes it for good, if its log still ends with this event. Durable when this returns.
+    ///
+    /// # Errors
+    /// Those of [`Session::delete`]; [`Code::Conflict`] when something has happened since.
+    pub async fn delete_unchanged(&self, head: Seq) -> Result<(), Fault> {
+        self.delete_at(Some(head)).await
+    }
+
+    async fn delete_at(&self, head: Option<Seq>) -> Result<(), Fault> {
         let found = self.company.0.shared.store.summary(self.id).await;
         if matches!(found, Ok(None)) {
             return Err(StoreError::NotFound(self.id).into());
+        }
+        let now = found.ok().flatten().map(|summary| summary.head);
+        if head.is_some() && head != now {
+            let message = "something has happened in the session since; look at it again";
+            return Err(Fault::new(Code::Conflict, message));
         }
         self.company.0.root.delete(self.id).await
     }

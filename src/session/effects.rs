@@ -12,7 +12,7 @@ use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace};
 use crate::admission::Place;
-use crate::event::EffectClass;
+use crate::event::{Cause, EffectClass, Outcome, ToolResult};
 use crate::id::Seq;
 use crate::model::{ModelError, ModelErrorKind, Request};
 use crate::restart::RestartPolicy;
@@ -91,7 +91,8 @@ impl State {
             self.decide_outcome(Input::Due);
         }
         let alarm = next(&self.turn);
-        if alarm != self.alarm {
+        // Set again as long as there is one: it may have rung when this session was about to sleep.
+        if alarm != self.alarm || alarm.is_some() {
             self.alarm = alarm;
             self.shared.alarms.set(self.id, alarm);
         }
@@ -239,13 +240,18 @@ impl State {
         self.start(of, 1, What::Model, Box::pin(work.run())).await
     }
 
-    /// Tools that may run twice start while their intent is on its way to the disk, if they are
-    /// pure; all others when it is there.
+    /// A pure tool starts while its intent is on its way to the disk; all others, and those that a
+    /// person had to allow, when what has them run is there.
     async fn start_tool(&mut self, open: OpenCall) -> Result<(), ActorProcessingErr> {
-        let early = open.effect == EffectClass::Pure && self.start == Start::Early;
+        let early =
+            open.effect == EffectClass::Pure && !open.needs_approval && self.start == Start::Early;
         // A later run has its own fact, which says that it is one.
         let may_start = early || self.durable >= open.owed_by;
         if !may_start || self.running.contains_key(&open.of) {
+            return Ok(());
+        }
+        if self.lost_its_secrets(&open) {
+            self.refuse_without_secrets(open.of);
             return Ok(());
         }
         let policy = self.restart_policy(&open.tool);
@@ -286,6 +292,29 @@ impl State {
         self.live.begin((of, attempt), owed_by, self.durable);
         let what = What::Tool(children);
         self.start(of, attempt, what, Box::pin(work.run())).await
+    }
+
+    /// Whether what the model wrote is not known any more, for a call that must not be made with
+    /// anything else: only memory had it.
+    fn lost_its_secrets(&self, open: &OpenCall) -> bool {
+        open.effect == EffectClass::AtMostOnce
+            && open.of <= self.born_at
+            && !self.unredacted.contains_key(&open.of)
+            && open.arguments.contains(crate::redact::MARK)
+    }
+
+    fn refuse_without_secrets(&mut self, of: Seq) {
+        self.decide_outcome(Input::ToolDone(ToolResult {
+            of,
+            outcome: Outcome::Error,
+            content: "not run: its arguments held a secret, and the log does not keep secrets over a restart; ask for the call again".to_owned(),
+            attempts: 0,
+            duration_ms: 0,
+            sandbox: None,
+            cause: Some(Cause::Refused),
+            attachments: Vec::new(),
+            spent: None,
+        }));
     }
 
     async fn start(

@@ -185,6 +185,8 @@ struct State {
     outbox: Vec<Fact>,
     /// The last event on disk.
     durable: Seq,
+    /// The last event when this actor began.
+    born_at: Seq,
     /// The last event when the actor began.
     began_after: Seq,
     /// Appends that were heard of before an earlier one, by the event before them.
@@ -278,6 +280,18 @@ impl Actor for Session {
         Box::pin(state.settle()).await
     }
 
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Msg>,
+        state: &mut Box<State>,
+    ) -> Result<(), ActorProcessingErr> {
+        // It may have rung when nobody heard it any more.
+        if state.alarm.is_some() {
+            state.shared.alarms.set(state.id, state.alarm);
+        }
+        Ok(())
+    }
+
     async fn handle_supervisor_evt(
         &self,
         _myself: ActorRef<Msg>,
@@ -310,6 +324,7 @@ impl State {
             agent,
             myself,
             durable: turn.head(),
+            born_at: turn.head(),
             began_after: turn.head(),
             context,
             outbox: Vec::new(),
@@ -453,6 +468,9 @@ impl State {
         let at_rest = (!self.turn.is_unfinished() || self.turn.waits_for_people())
             && self.durable == self.turn.head()
             && self.replies.is_empty()
+            // Only memory has them, and the places of inputs that wait.
+            && self.unredacted.is_empty()
+            && self.turn.waiting() == 0
             && self.live.readers() == 0;
         if at_rest && quiet >= after {
             debug!(session = %self.id, "session put to sleep");

@@ -5,6 +5,7 @@
 //! Never changes the store that it copies from. Records are copied as they are, so that damage
 //! stays visible.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::clock::Clock;
@@ -41,6 +42,25 @@ pub enum CopyError {
     /// There is something where the copy shall be.
     #[error("failed to copy the store: {} is not empty; name a new directory", .0.display())]
     NotEmpty(PathBuf),
+    /// A copy was broken off here before.
+    #[error(
+        "failed to copy the store: {} is what a copy that was broken off left; remove it, or name another directory",
+        .0.display()
+    )]
+    BrokenOff(PathBuf),
+    /// The disk has too little room.
+    #[error(
+        "failed to copy the store to {}: it takes up to {needed_mb} MiB, and {free_mb} MiB are free; make room, or choose another disk",
+        path.display()
+    )]
+    NoRoom {
+        /// Where the copy shall be.
+        path: PathBuf,
+        /// What it may take, MiB.
+        needed_mb: u64,
+        /// What is free, MiB.
+        free_mb: u64,
+    },
     /// The directory cannot be made or looked at.
     #[error("failed to copy the store to {}: {what}; choose another directory", path.display())]
     Directory {
@@ -102,7 +122,7 @@ pub fn restore(
             problems,
         });
     }
-    let copied = copy_all(&source, into, clock.now());
+    let copied = copy_into(&source, into, clock.now(), &mut |_, _| Cut::Whole);
     source.close()?;
     copied
 }
@@ -123,11 +143,13 @@ pub fn compact(dir: &Path, clock: &dyn Clock) -> Result<Copied, CopyError> {
         std::fs::remove_dir_all(&beside).map_err(|error| wrong(&beside, error))?;
     }
     let made = sled_engine::create(&store_at(&beside), clock.now(), source.commits())?;
+    check_room(&source, &made, &beside)?;
     let copied = fill(&source, &made, &mut |_, _| Cut::Whole)?;
-    let copied = finish(&source, &made, copied)?;
+    let copied = check(&source, &made, copied)?;
     source.close()?;
     drop((source, made));
     sled_engine::swap(dir, &beside, seen).map_err(|error| wrong(dir, error))?;
+    sled_engine::open_for_check(dir)?.close()?;
     std::fs::remove_dir_all(&beside).map_err(|error| wrong(&beside, error))?;
     Ok(copied)
 }
@@ -139,18 +161,19 @@ pub(super) fn backup<E: Engine>(
     into: &Path,
     now: Timestamp,
 ) -> Result<Copied, CopyError> {
-    let made = new_store(into, now)?;
-    let copied = fill(&shared.engine, &made, &mut |session, value| match shared
-        .durable_instead(session)
-    {
-        None => Cut::At(value.to_vec()),
-        Some(None) => Cut::Nothing,
-        Some(Some(summary)) => {
-            let key = key::summary(session);
-            record::encode_summary(&key, &summary).map_or(Cut::Nothing, Cut::At)
-        }
-    })?;
-    finish(&shared.engine, &made, copied)
+    copy_into(
+        &shared.engine,
+        into,
+        now,
+        &mut |session, value| match shared.durable_instead(session) {
+            None => Cut::At(value.to_vec()),
+            Some(None) => Cut::Nothing,
+            Some(Some(summary)) => {
+                let key = key::summary(session);
+                record::encode_summary(&key, &summary).map_or(Cut::Nothing, Cut::At)
+            }
+        },
+    )
 }
 
 /// Up to where a session is copied.
@@ -163,22 +186,54 @@ enum Cut {
     Whole,
 }
 
-fn copy_all<E: Engine>(source: &E, into: &Path, now: Timestamp) -> Result<Copied, CopyError> {
-    let made = new_store(into, now)?;
-    let copied = fill(source, &made, &mut |_, _| Cut::Whole)?;
-    finish(source, &made, copied)
-}
+/// Says up to where the session with this summary is copied.
+type CutOf<'a> = &'a mut dyn FnMut(SessionId, &[u8]) -> Cut;
 
-fn new_store(into: &Path, now: Timestamp) -> Result<SledEngine, CopyError> {
-    let is_empty = match std::fs::read_dir(into) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(directory(into, &error)),
-    };
-    if !is_empty {
+/// Makes the copy beside its place, and puts it there when it is whole: what is broken off is
+/// never taken for a store.
+fn copy_into<E: Engine>(
+    source: &E,
+    into: &Path,
+    now: Timestamp,
+    cut: CutOf<'_>,
+) -> Result<Copied, CopyError> {
+    if !is_empty(into)? {
         return Err(CopyError::NotEmpty(into.to_owned()));
     }
-    Ok(sled_engine::create(&store_at(into), now, 0)?)
+    let mut name = into.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let beside = into.with_file_name(name);
+    if !is_empty(&beside)? {
+        return Err(CopyError::BrokenOff(beside));
+    }
+    let made = sled_engine::create(&store_at(&beside), now, 0)?;
+    check_room(source, &made, &beside)?;
+    let copied = fill(source, &made, cut)?;
+    let copied = check(source, &made, copied)?;
+    drop(made);
+    sled_engine::put_in_place(&beside, into).map_err(|error| directory(into, &error))?;
+    Ok(copied)
+}
+
+fn is_empty(directory_path: &Path) -> Result<bool, CopyError> {
+    match std::fs::read_dir(directory_path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(directory(directory_path, &error)),
+    }
+}
+
+/// A copy takes at most as much as what it is copied from.
+fn check_room<E: Engine>(source: &E, made: &SledEngine, path: &Path) -> Result<(), CopyError> {
+    let (needed, free) = (source.size_bytes(), made.free_bytes()?);
+    match free.filter(|free| *free < needed) {
+        None => Ok(()),
+        Some(free) => Err(CopyError::NoRoom {
+            path: path.to_owned(),
+            needed_mb: needed >> 20,
+            free_mb: free >> 20,
+        }),
+    }
 }
 
 fn store_at(path: &Path) -> StoreSettings {
@@ -195,20 +250,26 @@ fn directory(path: &Path, error: &std::io::Error) -> CopyError {
     }
 }
 
-/// Copies sessions; gives how many.
-fn fill<E: Engine>(
-    source: &E,
-    made: &SledEngine,
-    cut: &mut dyn FnMut(SessionId, &[u8]) -> Cut,
-) -> Result<u64, CopyError> {
+/// Copies sessions; gives how many. Those whose summary is lost are copied with all that there is
+/// of them, so that a check of the copy finds what a check of the store finds.
+fn fill<E: Engine>(source: &E, made: &SledEngine, cut: CutOf<'_>) -> Result<u64, CopyError> {
     let mut sessions = Vec::new();
     let (first, last) = key::summaries();
     source.scan((&first, &last), &mut |key, value| {
         if let Some(Key::Summary(session)) = Key::parse(key) {
-            sessions.push((session, cut(session, value), value.to_vec()));
+            let cut = cut(session, value);
+            sessions.push((session, cut, Some(value.to_vec())));
         }
         Walk::On
     })?;
+    let known: BTreeSet<_> = sessions.iter().map(|(session, ..)| *session).collect();
+    for session in with_events(source)? {
+        let is_deleted = || source.get(&key::deleted(session));
+        let is_new = || source.get(&key::summary(session));
+        if !known.contains(&session) && is_deleted()?.is_none() && is_new()?.is_none() {
+            sessions.push((session, Cut::Whole, None));
+        }
+    }
     let mut copied = 0;
     for (session, cut, value) in sessions {
         let (value, head) = match cut {
@@ -218,7 +279,7 @@ fn fill<E: Engine>(
                 let summary = record::decode_summary(&key::summary(session), &value);
                 // One that cannot be read is copied with all its events.
                 let head = summary.map_or(Seq::new(u64::MAX), |summary| summary.head);
-                (value, head)
+                (Some(value), head)
             }
         };
         let mut copy = Copy {
@@ -233,6 +294,25 @@ fn fill<E: Engine>(
     Ok(copied)
 }
 
+/// Every session that has an event; looks at one event of each.
+fn with_events<E: Engine>(source: &E) -> Result<Vec<SessionId>, CopyError> {
+    let mut found = Vec::new();
+    let (_, last) = key::events_of(SessionId::from_u128(u128::MAX));
+    let mut next = Some(SessionId::from_u128(0));
+    while let Some(session) = next {
+        let (first, _) = key::events_of(session);
+        next = None;
+        source.scan((&first, &last), &mut |key, _| {
+            if let Some(Key::Event { session, .. }) = Key::parse(key) {
+                found.push(session);
+                next = session.to_u128().checked_add(1).map(SessionId::from_u128);
+            }
+            Walk::Stop
+        })?;
+    }
+    Ok(found)
+}
+
 /// One session that is being copied.
 struct Copy<'a, E> {
     source: &'a E,
@@ -245,7 +325,7 @@ struct Copy<'a, E> {
 impl<E: Engine> Copy<'_, E> {
     /// Copies its events up to `head`, then what stands beside them; `false` when it was deleted
     /// meanwhile.
-    fn session(&mut self, summary: Vec<u8>, head: Seq) -> Result<bool, CopyError> {
+    fn session(&mut self, summary: Option<Vec<u8>>, head: Seq) -> Result<bool, CopyError> {
         let first = key::event(self.session, Seq::START);
         let last = key::event_part(self.session, head, u16::MAX);
         let mut failed = None;
@@ -268,7 +348,7 @@ impl<E: Engine> Copy<'_, E> {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        if source.get(&key::summary(self.session))?.is_none() {
+        if summary.is_some() && source.get(&key::summary(self.session))?.is_none() {
             self.forget()?;
             return Ok(false);
         }
@@ -276,11 +356,14 @@ impl<E: Engine> Copy<'_, E> {
         Ok(true)
     }
 
-    fn beside(&mut self, summary: Vec<u8>) -> Result<(), CopyError> {
+    fn beside(&mut self, summary: Option<Vec<u8>>) -> Result<(), CopyError> {
         let key = key::summary(self.session);
-        let owes = record::decode_summary(&key, &summary)
-            .is_ok_and(|it| matches!(it.status, Status::Unfinished | Status::Waiting));
-        self.waiting.push(Write::Put(key, summary));
+        let owes = summary.as_ref().is_some_and(|summary| {
+            record::decode_summary(&key, summary)
+                .is_ok_and(|it| matches!(it.status, Status::Unfinished | Status::Waiting))
+        });
+        self.waiting
+            .extend(summary.map(|summary| Write::Put(key, summary)));
         let unfinished = key::unfinished(self.session);
         if owes {
             let count = self.source.get(&unfinished)?;
@@ -308,7 +391,7 @@ impl<E: Engine> Copy<'_, E> {
 }
 
 /// Makes the copy durable, checks it whole and closes it.
-fn finish<E: Engine>(source: &E, made: &SledEngine, sessions: u64) -> Result<Copied, CopyError> {
+fn check<E: Engine>(source: &E, made: &SledEngine, sessions: u64) -> Result<Copied, CopyError> {
     made.sync()?;
     let copied = Copied {
         sessions,

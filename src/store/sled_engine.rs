@@ -33,7 +33,7 @@ use crate::store::{key, record};
 use mark::Mark;
 
 pub use open::OpenError;
-pub(super) use swap::{Seen, swap};
+pub(super) use swap::{Seen, put_in_place, swap};
 
 /// The store on disk.
 pub type SledStore = Committer<SledEngine>;
@@ -202,7 +202,15 @@ pub(super) fn create(
     commits: u64,
 ) -> Result<SledEngine, OpenError> {
     let engine = open::open(settings, now)?;
-    engine.commits.fetch_max(commits, Ordering::AcqRel);
+    if commits > 0 {
+        engine.commits.fetch_max(commits, Ordering::AcqRel);
+        // The count itself has to be there, also when nothing else is.
+        let counted = engine.apply(Vec::new());
+        counted.map_err(|error| OpenError::Damaged {
+            path: settings.path.clone(),
+            what: error.to_string(),
+        })?;
+    }
     Ok(engine)
 }
 

@@ -20,6 +20,8 @@ pub struct OpenCall {
     pub owed_by: Seq,
     /// When the intent was recorded.
     pub since: Timestamp,
+    /// It does not run before a person has allowed it.
+    pub needs_approval: bool,
     /// Whether the run may begin.
     pub consent: Consent,
 }

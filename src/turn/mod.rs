@@ -358,6 +358,7 @@ impl State {
                 attempt: 1,
                 owed_by: event.seq,
                 since: event.at,
+                needs_approval: call.needs_approval,
                 consent: if call.needs_approval {
                     Consent::Needed
                 } else {

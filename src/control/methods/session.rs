@@ -2,9 +2,9 @@
 
 use crate::control::methods::{Answer, told, unknown};
 use crate::control::wire::{
-    Approve, Cancelled, CreateSession, Decision, Done, ErrorObject, Event, EventPage, EventsOf,
-    ListSessions, Method, OneSession, Request, SendInput, Sent, Session, SessionAct, SessionList,
-    Why, rfc3339,
+    Approve, Cancelled, CreateSession, Decision, DeleteSession, Done, ErrorObject, Event,
+    EventPage, EventsOf, ListSessions, Method, OneSession, Request, SendInput, Sent, Session,
+    SessionAct, SessionList, Why, rfc3339,
 };
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -172,8 +172,12 @@ async fn close(company: &Impresario, params: SessionAct) -> Result<Done, Fault> 
     Ok(Done {})
 }
 
-async fn delete(company: &Impresario, params: OneSession) -> Result<Done, Fault> {
-    company.open(session_id(&params.session)?).delete().await?;
+async fn delete(company: &Impresario, params: DeleteSession) -> Result<Done, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    match params.head {
+        Some(head) => session.delete_unchanged(Seq::new(head)).await?,
+        None => session.delete().await?,
+    }
     Ok(Done {})
 }
 

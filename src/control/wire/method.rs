@@ -41,7 +41,7 @@ pub enum Method {
     SessionApprove,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionClose,
-    /// [`OneSession`](crate::control::wire::OneSession) → [`Done`].
+    /// [`DeleteSession`](crate::control::wire::DeleteSession) → [`Done`].
     SessionDelete,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,

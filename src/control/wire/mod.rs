@@ -31,7 +31,9 @@ pub use method::{
     Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
-pub use session::{Cancelled, ListSessions, OneSession, Session, SessionAct, SessionList};
+pub use session::{
+    Cancelled, DeleteSession, ListSessions, OneSession, Session, SessionAct, SessionList,
+};
 pub use store::{Backup, BackupDone, StoreProblem};
 pub use stream::StreamItem;
 pub use why::{PlaceHolder, Reason, Why};

@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, CallTool,
-    Cancelled, ChildStarted, CreateSession, Done, Event, EventPage, EventsOf, Hello, HelloAnswer,
-    ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification, OneSession, OneTool,
-    PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent, Session, SessionAct,
-    SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe,
-    Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe,
-    UserInput, Why, WorkerRestarted,
+    Cancelled, ChildStarted, CreateSession, DeleteSession, Done, Event, EventPage, EventsOf, Hello,
+    HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
+    OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
+    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
+    Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
+    Unsubscribe, UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -67,7 +67,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionCancel => pair!(generator, OneSession, Cancelled),
         Method::SessionApprove => pair!(generator, Approve, Done),
         Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
-        Method::SessionDelete => pair!(generator, OneSession, Done),
+        Method::SessionDelete => pair!(generator, DeleteSession, Done),
         Method::StoreBackup => pair!(generator, Backup, BackupDone),
         Method::ToolList => pair!(generator, Done, ToolList),
         Method::ToolCall => pair!(generator, CallTool, ToolAnswer),

@@ -14,6 +14,16 @@ pub struct OneSession {
     pub session: String,
 }
 
+/// Takes of `session.delete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeleteSession {
+    /// Which session.
+    pub session: String,
+    /// Only if this is still the number of its last event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<u64>,
+}
+
 /// Takes of methods that a person does to one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionAct {

@@ -147,9 +147,30 @@ async fn a_model_that_keeps_failing_is_not_asked_for_a_while_and_one_call_tries_
     tokio::time::sleep(Duration::from_secs(60)).await;
     let probe = door.enter(&claim(), 1).await.unwrap();
     assert_eq!(door.breaker(), BreakerState::HalfOpen);
-    door.enter(&claim(), 1).await.unwrap_err();
+    // The others wait for it, and lose no try.
+    let other_claim = claim();
+    let mut other = Box::pin(door.enter(&other_claim, 1));
+    assert!(futures_util::poll!(&mut other).is_pending());
     probe.answered(None);
     assert_eq!(door.breaker(), BreakerState::Closed);
+    other.await.unwrap().answered(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scout_of_a_former_pause_does_not_stand_for_the_present_one() {
+    let (door, _) = door(Limits::default());
+    let early = door.enter(&claim(), 1).await.unwrap();
+    let late = door.enter(&claim(), 1).await.unwrap();
+    early.failed(&error(ModelErrorKind::RateLimited, None));
+    let scout = door.enter(&claim(), 1).await.unwrap();
+    late.failed(&error(ModelErrorKind::RateLimited, Some(10)));
+    scout.answered(None);
+    let second = door.enter(&claim(), 1).await.unwrap();
+    let third_claim = claim();
+    let mut third = Box::pin(door.enter(&third_claim, 1));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    second.answered(None);
+    third.await.unwrap().answered(None);
 }
 
 #[tokio::test(start_paused = true)]

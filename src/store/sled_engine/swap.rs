@@ -50,6 +50,19 @@ pub(in crate::store) fn swap(dir: &Path, other: &Path, seen: Seen) -> io::Result
     File::open(other)?.sync_all()
 }
 
+/// Puts a store that is whole and closed where nothing, or an empty directory, is. Durable when it
+/// returns.
+///
+/// # Errors
+/// Something is there by now, or the system said no.
+pub(in crate::store) fn put_in_place(made: &Path, place: &Path) -> io::Result<()> {
+    let _let_go = let_go(&made.join("log"))?;
+    // Takes the place of an empty directory, and of no other.
+    std::fs::rename(made, place)?;
+    let parent = place.parent().filter(|it| !it.as_os_str().is_empty());
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
 /// Waits until sled has let go of its files.
 fn let_go(log: &Path) -> io::Result<File> {
     let file = File::open(log.join("db"))?;
