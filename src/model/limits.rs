@@ -72,6 +72,7 @@ impl From<&ModelSettings> for Limits {
 pub struct Door {
     name: String,
     lane: Option<Lane>,
+    counts_tokens: bool,
     gates: Mutex<Gates>,
     /// Whoever waits for the provider's limits stands before this one place.
     line: Lane,
@@ -150,6 +151,7 @@ impl Door {
         Arc::new(Self {
             name: name.to_owned(),
             lane: limits.at_once.map(lane),
+            counts_tokens: limits.tokens_per_minute.is_some(),
             gates: Mutex::new(Gates {
                 requests: rate(limits.requests_per_minute),
                 tokens: rate(limits.tokens_per_minute),
@@ -196,6 +198,16 @@ impl Door {
                 Gate::ScoutIsOut => changed.await,
                 Gate::Broken(wait) => return Err(self.broken(wait)),
             }
+        }
+    }
+
+    /// The tokens to be reserved for a request; none where tokens are not limited.
+    #[must_use]
+    pub fn reservation(&self, request: &Request) -> u32 {
+        if self.counts_tokens {
+            estimate(request)
+        } else {
+            0
         }
     }
 
@@ -389,8 +401,7 @@ impl Drop for Leave {
 }
 
 /// About how many tokens a request will cost, its answer included.
-#[must_use]
-pub fn estimate(request: &Request) -> u32 {
+fn estimate(request: &Request) -> u32 {
     let system = request.system.as_ref().map_or(0, String::len);
     let messages: usize = request.messages.iter().map(characters).sum();
     let tools: usize = request

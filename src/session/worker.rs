@@ -18,7 +18,7 @@ use super::shared::{Agent, ModelEntry, Shared};
 use crate::admission::Claim;
 use crate::event::{Attachment, Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
-use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request, limits};
+use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
 use crate::tool::host::cut;
 use crate::tool::{Call, OutputSink, RunEnd, Toolbox};
@@ -108,8 +108,9 @@ impl ModelWork {
         self.agent.tools.ready(Some(self.owner)).await;
         self.request.tools = self.agent.definitions();
         // First the model's own limits: whoever waits there holds up nobody who asks another.
-        let tokens = limits::estimate(&self.request);
-        let leave = match self.model.door.enter(&self.claim, tokens).await {
+        let door = &self.model.door;
+        let tokens = door.reservation(&self.request);
+        let leave = match door.enter(&self.claim, tokens).await {
             Ok(leave) => leave,
             Err(error) => return self.tell(Err(error), (None, Duration::ZERO)),
         };
