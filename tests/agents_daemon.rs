@@ -11,9 +11,11 @@
     reason = "helpers outside #[test] functions may fail loudly, and a test reads its own variable"
 )]
 
+#[path = "support/stage.rs"]
+mod stage;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use impresario::control::client::Client;
@@ -23,95 +25,25 @@ use impresario::control::wire::{
 };
 use serde_json::json;
 
-/// What tells nobody when it is there is looked for so often.
-const PAUSE: Duration = Duration::from_millis(10);
-/// Nothing here may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+use stage::{PATIENCE, PAUSE, Stage};
+
 /// Each leads a family of four: itself, one below it, and two below that one.
 const LEADS: usize = 6;
 
-/// A folder with settings and scripts, and the daemon that runs in it.
-struct Stage {
-    dir: tempfile::TempDir,
-    daemon: Option<Child>,
+/// A stage with settings and scripts.
+fn staged() -> Stage {
+    let stage = Stage::new();
+    for (name, script) in scripts() {
+        stage.write(&format!("{name}.json"), script.to_string());
+    }
+    stage.write("impresario.toml", settings(stage.dir()));
+    stage
 }
 
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, script) in scripts() {
-            let path = dir.path().join(format!("{name}.json"));
-            std::fs::write(path, script.to_string()).unwrap();
-        }
-        let path = dir.path().join("impresario.toml");
-        std::fs::write(path, settings(dir.path())).unwrap();
-        Self { dir, daemon: None }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
-        command
-            .arg("--config")
-            .arg(self.path("impresario.toml"))
-            .env_clear()
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Starts the daemon and waits until it answers.
-    async fn start(&mut self) -> Client {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("daemon.log"))
-            .unwrap();
-        let mut command = self.command();
-        command.arg("serve").stdout(Stdio::null()).stderr(log);
-        self.daemon = Some(command.spawn().unwrap());
-        let socket = self.path("data/control.sock");
-        let answered = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Ok(client) = Client::connect(&socket).await {
-                    return client;
-                }
-                if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
-                    panic!("the daemon ended with {status}: {}", self.log());
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        answered.await.unwrap()
-    }
-
-    fn kill(&mut self) {
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
-    }
-
-    fn shown(&self, words: &[&str]) -> String {
-        let output = self.command().args(words).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            // Whatever failed, nothing of this test stays behind.
-            let _gone = daemon.kill();
-            let _gone = daemon.wait();
-        }
-    }
+fn shown(stage: &Stage, words: &[&str]) -> String {
+    let output = stage.command().args(words).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Calls these tools with this input, and then says something, slowly.
@@ -253,7 +185,7 @@ async fn all_rest(stage: &Stage, client: &Client) -> Vec<Session> {
 async fn families_survive_sigkill_and_never_have_a_second_child() {
     let rounds = std::env::var("AGENT_CRASH_ROUNDS");
     let rounds = rounds.map_or(6, |rounds| rounds.parse().unwrap());
-    let mut stage = Stage::new();
+    let mut stage = staged();
     let client = stage.start().await;
     let leads = begin(&client).await;
     drop(client);
@@ -296,7 +228,7 @@ async fn families_survive_sigkill_and_never_have_a_second_child() {
 
 #[tokio::test]
 async fn ls_shows_each_session_below_its_parent_and_run_tells_of_the_child() {
-    let mut stage = Stage::new();
+    let mut stage = staged();
     drop(stage.start().await);
     let output = stage
         .command()
@@ -305,20 +237,19 @@ async fn ls_shows_each_session_below_its_parent_and_run_tells_of_the_child() {
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("↳ middle session 0"), "{said}");
-    let listed = stage.shown(&["ls", "--tree"]);
+    let listed = shown(&stage, &["ls", "--tree"]);
     let lines: Vec<_> = listed.lines().skip(1).collect();
     let agents: Vec<_> = lines.iter().map(|line| agent(line)).collect();
     assert_eq!(agents, ["lead", "middle", "last", "last"], "{listed}");
     let indents = lines.iter().map(|line| line.find('0').unwrap());
     assert_eq!(indents.collect::<Vec<_>>(), [0, 4, 6, 6], "{listed}");
-    let parents: BTreeSet<_> = stage
-        .shown(&["--json", "ls", "--tree"])
+    let parents: BTreeSet<_> = shown(&stage, &["--json", "ls", "--tree"])
         .lines()
         .map(|line| serde_json::from_str::<Session>(line).unwrap().parent)
         .collect();
     assert_eq!(parents.len(), 3);
     let child = parents.iter().flatten().next_back().unwrap();
-    assert!(stage.shown(&["show", child]).contains("parent  "));
+    assert!(shown(&stage, &["show", child]).contains("parent  "));
 }
 
 /// The third column, behind the mark of a branch.

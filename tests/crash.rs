@@ -12,9 +12,11 @@
     reason = "helpers outside #[test] functions may fail loudly, and a test reads its own variable"
 )]
 
+#[path = "support/stage.rs"]
+mod stage;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,92 +27,20 @@ use impresario::control::wire::{
 };
 use serde_json::json;
 
+use stage::{PATIENCE, PAUSE, Stage};
+
 const SESSIONS: usize = 50;
 /// Sessions that somebody reads all the time.
 const READ: usize = 12;
-/// What tells nobody when it is there is looked for so often.
-const PAUSE: Duration = Duration::from_millis(10);
-/// Nothing here may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder with settings, a script and a tool, and the daemon that runs in it.
-struct Stage {
-    dir: tempfile::TempDir,
-    daemon: Option<Child>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        std::fs::write(at("script.json"), script().to_string()).unwrap();
-        std::fs::write(at("pay.sh"), PAY).unwrap();
-        std::fs::write(at("look.sh"), LOOK).unwrap();
-        std::fs::write(at("impresario.toml"), settings(dir.path())).unwrap();
-        Self { dir, daemon: None }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Starts the daemon and waits until it answers.
-    async fn start(&mut self) -> Client {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("daemon.log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_impresario"))
-            .arg("serve")
-            .arg("--config")
-            .arg(self.path("impresario.toml"))
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.daemon = Some(child);
-        self.connect().await
-    }
-
-    async fn connect(&mut self) -> Client {
-        let socket = self.path("data/control.sock");
-        let answered = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Ok(client) = Client::connect(&socket).await {
-                    return client;
-                }
-                if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
-                    panic!("the daemon ended with {status}: {}", self.log());
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        answered.await.unwrap()
-    }
-
-    fn kill(&mut self) {
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            // Whatever failed, nothing of this test stays behind.
-            let _gone = daemon.kill();
-            let _gone = daemon.wait();
-        }
-    }
+/// A stage with settings, a script and two tools.
+fn staged() -> Stage {
+    let stage = Stage::new();
+    stage.write("script.json", script().to_string());
+    stage.write("pay.sh", PAY);
+    stage.write("look.sh", LOOK);
+    stage.write("impresario.toml", settings(stage.dir()));
+    stage
 }
 
 /// Notes that it was called, under its key; takes a while, in a child of its own.
@@ -345,36 +275,15 @@ fn check_log(session: &str, log: &[Event], acked: &BTreeMap<String, u64>) {
     assert!(doubled.is_empty(), "two outcomes in {session}: {doubled:?}");
 }
 
-/// Processes that work below this folder, except the daemon.
-fn processes_in(dir: &Path) -> Vec<(u32, String)> {
-    let marker = dir.display().to_string();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if cwd.starts_with(dir) || line.contains(&marker) {
-            found.push((pid, line.replace('\0', " ")));
-        }
-    }
-    found
-}
-
 /// Waits until nothing works below this folder any more.
-async fn no_process_left(dir: &Path) {
+async fn no_process_left(stage: &Stage) {
     let gone = tokio::time::timeout(Duration::from_secs(10), async {
-        while !processes_in(dir).is_empty() {
+        while !stage.processes().is_empty() {
             tokio::time::sleep(PAUSE).await;
         }
     });
     if gone.await.is_err() {
-        panic!("left behind: {:?}", processes_in(dir));
+        panic!("left behind: {:?}", stage.processes());
     }
 }
 
@@ -511,21 +420,21 @@ async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_again_and_again(
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(30);
-    let mut stage = Stage::new();
+    let mut stage = staged();
     let mut client = stage.start().await;
     let crowd = Crowd::new(&client).await;
     for round in 0..rounds {
         crowd.come(&client, round);
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..700))).await;
         stage.kill();
-        no_process_left(stage.dir.path()).await;
+        no_process_left(&stage).await;
         client = stage.start().await;
         crowd.check_logs(&client).await;
     }
     let sums = crowd.finish(&stage, &client).await;
     check_payments(&stage, &sums);
     stage.kill();
-    no_process_left(stage.dir.path()).await;
+    no_process_left(&stage).await;
     let report = impresario::store::verify(&stage.path("data")).unwrap();
     assert!(report.is_sound(), "{:?}", report.problems);
 }

@@ -18,15 +18,15 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and hand on PATH"
+    reason = "tests fail by panicking"
 )]
+
+#[path = "support/stage.rs"]
+mod stage;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
 
 use impresario::control::client::Client;
 use impresario::control::wire::{
@@ -38,10 +38,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::unix::pipe;
 
-/// Nothing here may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What tells nobody when it is there is looked for so often.
-const PAUSE: Duration = Duration::from_millis(10);
+use stage::{PATIENCE, PAUSE, Stage};
+
 const CLASSES: [&str; 3] = ["pure", "idempotent", "at_most_once"];
 
 /// Leaves a child that has left its session; says where it is, and waits there, as long as a file
@@ -89,108 +87,61 @@ struct Place {
     supervisor: i32,
 }
 
-/// A folder with settings, a script and a tool of each class, and the daemon that runs in it.
-struct Stage {
-    dir: tempfile::TempDir,
-    daemon: Option<Child>,
+/// A stage with settings, a script and a tool of each class, and who asks there.
+struct Play {
+    stage: Stage,
     client: Option<Client>,
     told: Lines<BufReader<pipe::Receiver>>,
     sessions: BTreeMap<String, String>,
 }
 
-impl Stage {
+impl Play {
     /// The model's first answers begin like that, up to the first kill.
     async fn new(model: &Value, limits: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let stage = Stage::new();
         for name in ["told", "gate"] {
-            mknodat(CWD, at(name), FileType::Fifo, Mode::RWXU, 0).unwrap();
+            mknodat(CWD, stage.path(name), FileType::Fifo, Mode::RWXU, 0).unwrap();
         }
-        std::fs::write(at("script.json"), script(model)).unwrap();
-        std::fs::write(at("act.sh"), ACT).unwrap();
-        std::fs::write(at("impresario.toml"), settings(dir.path(), limits)).unwrap();
+        stage.write("script.json", script(model));
+        stage.write("act.sh", ACT);
+        stage.write("impresario.toml", settings(stage.dir(), limits));
         let told = pipe::OpenOptions::new()
             .read_write(true)
-            .open_receiver(at("told"))
+            .open_receiver(stage.path("told"))
             .unwrap();
-        let mut stage = Self {
-            dir,
-            daemon: None,
+        let mut play = Self {
+            stage,
             client: None,
             told: BufReader::new(told).lines(),
             sessions: BTreeMap::new(),
         };
-        stage.start().await;
-        stage
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        play.start().await;
+        play
     }
 
     fn client(&self) -> &Client {
         self.client.as_ref().unwrap()
     }
 
-    /// Starts the daemon and waits until it answers.
     async fn start(&mut self) {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("daemon.log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_impresario"))
-            .arg("serve")
-            .arg("--config")
-            .arg(self.path("impresario.toml"))
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.daemon = Some(child);
-        let socket = self.path("data/control.sock");
-        let answered = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Ok(client) = Client::connect(&socket).await {
-                    return client;
-                }
-                if let Some(status) = self.daemon.as_mut().unwrap().try_wait().unwrap() {
-                    panic!("the daemon ended with {status}: {}", self.log());
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        self.client = Some(answered.await.unwrap());
+        self.client = Some(self.stage.start().await);
     }
 
-    fn daemon(&self) -> i32 {
-        let daemon = self.daemon.as_ref().unwrap();
-        Pid::from_child(daemon).as_raw_nonzero().get()
-    }
-
-    fn kill_daemon(&mut self) {
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    fn stop_daemon(&self) {
+        let daemon = self.stage.daemon().unwrap();
+        signal(daemon.try_into().unwrap(), Signal::STOP);
     }
 
     /// Calls wait at this point from now on.
     fn hold(&self, point: &str) {
-        std::fs::write(self.path(&format!("hold_{point}")), "").unwrap();
+        self.stage.write(&format!("hold_{point}"), "");
     }
 
     /// No call waits anywhere any more.
     fn let_go(&self) {
         for point in ["before", "after"] {
             // Nobody was to wait there.
-            let _none = std::fs::remove_file(self.path(&format!("hold_{point}")));
+            let _none = std::fs::remove_file(self.stage.path(&format!("hold_{point}")));
         }
     }
 
@@ -199,7 +150,7 @@ impl Stage {
         let mut gate = std::fs::File::options()
             .read(true)
             .write(true)
-            .open(self.path("gate"))
+            .open(self.stage.path("gate"))
             .unwrap();
         gate.write_all("\n".repeat(calls).as_bytes()).unwrap();
         // Kept open until all have read: a pipe that nobody holds forgets.
@@ -250,7 +201,7 @@ impl Stage {
             panic!("the stream ended");
         };
         if tokio::time::timeout(PATIENCE, read).await.is_err() {
-            panic!("{class}: no {kind} in {events:#?}\n{}", self.log());
+            panic!("{class}: no {kind} in {events:#?}\n{}", self.stage.log());
         }
         events
     }
@@ -261,7 +212,7 @@ impl Stage {
         for _ in 0..calls {
             let line = tokio::time::timeout(PATIENCE, self.told.next_line()).await;
             let Ok(line) = line else {
-                panic!("only {places:?} have arrived\n{}", self.log());
+                panic!("only {places:?} have arrived\n{}", self.stage.log());
             };
             let line = line.unwrap().unwrap();
             let words: Vec<&str> = line.split(' ').collect();
@@ -309,7 +260,7 @@ impl Stage {
                 self.hold("after");
                 self.ask_all().await;
                 let places = self.arrive(CLASSES.len()).await;
-                signal(self.daemon(), Signal::STOP);
+                self.stop_daemon();
                 self.open_gate(places.len());
                 for place in &places {
                     has_ended(place.supervisor).await;
@@ -328,9 +279,10 @@ impl Stage {
 
     async fn kill(&mut self, victim: Victim, places: &[Place]) {
         self.let_go();
-        std::fs::write(self.path("script.json"), script(&json!({"text": "Well. "}))).unwrap();
+        let model = json!({"text": "Well. "});
+        self.stage.write("script.json", script(&model));
         match victim {
-            Victim::Daemon => self.kill_daemon(),
+            Victim::Daemon => self.stage.kill(),
             Victim::Program => places
                 .iter()
                 .for_each(|place| signal(place.program, Signal::KILL)),
@@ -338,39 +290,24 @@ impl Stage {
                 .iter()
                 .for_each(|place| signal(place.supervisor, Signal::KILL)),
             Victim::DaemonAndSupervisor => {
-                signal(self.daemon(), Signal::STOP);
+                self.stop_daemon();
                 places
                     .iter()
                     .for_each(|place| signal(place.supervisor, Signal::KILL));
-                self.kill_daemon();
-                assert!(!self.processes().is_empty(), "nobody could end the rest");
+                self.stage.kill();
+                assert!(
+                    !self.stage.processes().is_empty(),
+                    "nobody could end the rest"
+                );
             }
         }
-        if self.daemon.is_none() {
+        if self.stage.daemon().is_none() {
             self.start().await;
         }
     }
 
-    /// Processes that belong to this folder, except the daemon.
-    fn processes(&self) -> Vec<String> {
-        let dir = self.dir.path();
-        let marker = dir.display().to_string();
-        let daemon = self.daemon.as_ref().map(Child::id);
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| Some(*pid) != daemon)
-            .filter_map(|pid| {
-                let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                let is_ours = cwd.starts_with(dir) || line.contains(&marker);
-                is_ours.then(|| format!("{pid} {line}"))
-            })
-            .collect()
-    }
-
     fn traces(&self) -> usize {
-        let folders = std::fs::read_dir(self.path("data/tools/.running"));
+        let folders = std::fs::read_dir(self.stage.path("data/tools/.running"));
         let folders = folders.into_iter().flatten().flatten();
         folders
             .map(|folder| std::fs::read_dir(folder.path()).unwrap().count())
@@ -380,7 +317,7 @@ impl Stage {
     /// How often the effect of this class took place; always under one key.
     fn effects(&self, class: &str, intent: u64) -> usize {
         let key = format!("{}:{intent}", self.sessions[class]);
-        let text = std::fs::read_to_string(self.path("effects")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.stage.path("effects")).unwrap_or_default();
         let own = text
             .lines()
             .filter(|line| line.starts_with(&self.sessions[class]));
@@ -413,22 +350,16 @@ impl Stage {
 
     async fn assert_nothing_is_left(&self) {
         let gone = async {
-            while !self.processes().is_empty() || self.traces() > 0 {
+            while !self.stage.processes().is_empty() || self.traces() > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
         };
         if tokio::time::timeout(PATIENCE, gone).await.is_err() {
-            panic!("left: {:?}, {} traces", self.processes(), self.traces());
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            // Whatever failed, nothing of this test stays behind.
-            let _gone = daemon.kill();
-            let _gone = daemon.wait();
+            panic!(
+                "left: {:?}, {} traces",
+                self.stage.processes(),
+                self.traces()
+            );
         }
     }
 }
@@ -520,16 +451,16 @@ async fn check(point: Point, victim: Victim, expected: Expected) {
             (json!({"text": "Well. "}), "")
         }
     };
-    let mut stage = Stage::new(&model, limits).await;
-    let places = stage.reach(point).await;
+    let mut play = Play::new(&model, limits).await;
+    let places = play.reach(point).await;
     let classes: Vec<&str> = places.iter().map(|place| place.class.as_str()).collect();
     assert!(classes.is_empty() || classes.len() == CLASSES.len());
-    stage.kill(victim, &places).await;
+    play.kill(victim, &places).await;
     let ((again, answer), (once, told)) = expected;
     let again = (again, answer.to_owned());
     let expected = vec![again.clone(), again, (once, told.to_owned())];
-    assert_eq!(stage.results().await, expected, "{point:?}, {victim:?}");
-    stage.assert_nothing_is_left().await;
+    assert_eq!(play.results().await, expected, "{point:?}, {victim:?}");
+    play.assert_nothing_is_left().await;
 }
 
 #[tokio::test]

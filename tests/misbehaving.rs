@@ -8,12 +8,13 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "tests fail by panicking, and hand on PATH"
+    reason = "tests fail by panicking"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+#[path = "support/stage.rs"]
+mod stage;
+
+use std::path::Path;
 use std::time::Duration;
 
 use impresario::control::client::Client;
@@ -22,15 +23,14 @@ use impresario::control::wire::{
 };
 use serde_json::{Value, json};
 
-/// Nothing here may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+use stage::{PATIENCE, Stage};
+
 /// So much memory the daemon may have gained: what it keeps of results, and its allocator's slack.
 const GAIN_KIB: u64 = 64 << 10;
 
-/// A folder with settings and a script, and the daemon that runs in it.
-struct Stage {
-    dir: tempfile::TempDir,
-    daemon: Child,
+/// A stage with settings and a script, and the daemon that runs there.
+struct Play {
+    stage: Stage,
 }
 
 /// A misbehaving program, with what settings say besides.
@@ -62,44 +62,16 @@ impl Tool {
     }
 }
 
-impl Stage {
+impl Play {
     /// Starts the daemon; when it answers, a session has been through a turn with a good tool.
     async fn start(tool: &Tool) -> (Self, Client) {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        std::fs::write(at("script.json"), script(&tool.arguments).to_string()).unwrap();
-        std::fs::write(at("impresario.toml"), settings(dir.path(), tool)).unwrap();
-        let daemon = Command::new(env!("CARGO_BIN_EXE_impresario"))
-            .arg("serve")
-            .arg("--config")
-            .arg(at("impresario.toml"))
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(at("daemon.log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut stage = Self { dir, daemon };
-        let client = stage.connect().await;
-        stage.turn(&client, "calm").await;
-        (stage, client)
-    }
-
-    async fn connect(&mut self) -> Client {
-        let socket = self.path("data/control.sock");
-        let answered = tokio::time::timeout(PATIENCE, async {
-            loop {
-                if let Ok(client) = Client::connect(&socket).await {
-                    return client;
-                }
-                if let Some(status) = self.daemon.try_wait().unwrap() {
-                    panic!("the daemon ended with {status}: {}", self.log());
-                }
-                tokio::task::yield_now().await;
-            }
-        });
-        answered.await.unwrap()
+        let mut stage = Stage::new();
+        stage.write("script.json", script(&tool.arguments).to_string());
+        stage.write("impresario.toml", settings(stage.dir(), tool));
+        let client = stage.start().await;
+        let play = Self { stage };
+        play.turn(&client, "calm").await;
+        (play, client)
     }
 
     /// One turn of a session of its own, from its input to its end: its events.
@@ -135,22 +107,18 @@ impl Stage {
             panic!("the stream ended before the turn");
         };
         if tokio::time::timeout(PATIENCE, read).await.is_err() {
-            panic!("the turn does not end: {events:#?}\n{}", self.log());
+            panic!("the turn does not end: {events:#?}\n{}", self.stage.log());
         }
         events
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    fn daemon(&self) -> u32 {
+        self.stage.daemon().unwrap()
     }
 
     /// What the daemon holds: memory in KiB, descriptors.
     fn holds(&self) -> (u64, usize) {
-        let process = format!("/proc/{}", self.daemon.id());
+        let process = format!("/proc/{}", self.daemon());
         let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS"));
         let memory = line.unwrap().split_ascii_whitespace().nth(1).unwrap();
@@ -158,49 +126,19 @@ impl Stage {
         (memory.parse().unwrap(), descriptors)
     }
 
-    /// Processes that belong to this folder, except the daemon.
-    fn processes(&self) -> Vec<String> {
-        let marker = self.dir.path().display().to_string();
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| *pid != self.daemon.id())
-            .filter_map(|pid| {
-                let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}"));
-                let text = |name: &str| {
-                    String::from_utf8_lossy(&read(name).unwrap_or_default()).replace('\0', " ")
-                };
-                let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-                let is_ours = cwd.starts_with(self.dir.path())
-                    || text("cmdline").contains(&marker)
-                    || text("environ").contains(&marker);
-                is_ours.then(|| format!("{pid}: {}", text("cmdline")))
-            })
-            // As many as fit into a message.
-            .take(20)
-            .collect()
-    }
-
     /// Waits until everything is as before.
     async fn all_is_back(&self, (memory, descriptors): (u64, usize)) {
         let back = tokio::time::timeout(Duration::from_secs(20), async {
-            while !self.processes().is_empty() || self.holds().1 > descriptors {
+            while !self.stage.processes().is_empty() || self.holds().1 > descriptors {
                 tokio::task::yield_now().await;
             }
         });
         if back.await.is_err() {
-            let left = self.processes();
+            let left = self.stage.processes();
             panic!("left: {left:?}; {:?}, {descriptors} before", self.holds());
         }
         let now = self.holds().0;
         assert!(now <= memory + GAIN_KIB, "{memory} KiB before, {now} after");
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        // Whatever failed, nothing of this test stays behind.
-        let _gone = self.daemon.kill();
-        let _gone = self.daemon.wait();
     }
 }
 
@@ -262,10 +200,10 @@ tools = ["bad", "bad_confined", "good", "calc"]
 /// Has a session call the tool, and another one go through a turn beside it. Gives the outcomes,
 /// after everything else was seen to be as it was.
 async fn outcomes(tool: Tool) -> Vec<(String, String)> {
-    let (stage, client) = Stage::start(&tool).await;
-    stage.all_is_back((u64::MAX >> 1, usize::MAX)).await;
-    let before = stage.holds();
-    let (events, calm) = tokio::join!(stage.turn(&client, "go"), stage.turn(&client, "calm"));
+    let (play, client) = Play::start(&tool).await;
+    play.all_is_back((u64::MAX >> 1, usize::MAX)).await;
+    let before = play.holds();
+    let (events, calm) = tokio::join!(play.turn(&client, "go"), play.turn(&client, "calm"));
     for events in [&events, &calm] {
         assert_eq!(events.last().unwrap().data["status"], "completed");
     }
@@ -274,7 +212,7 @@ async fn outcomes(tool: Tool) -> Vec<(String, String)> {
         .collect();
     assert_eq!(of_calm, ["ok", "ok"]);
     check_levels(&events);
-    stage.all_is_back(before).await;
+    play.all_is_back(before).await;
     results(&events)
         .map(|it| {
             let text = |key: &str| it.data[key].as_str().unwrap().to_owned();
