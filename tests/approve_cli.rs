@@ -6,12 +6,16 @@
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
+#[path = "support/daemon.rs"]
+mod daemon;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use daemon::Daemon;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 
@@ -83,15 +87,7 @@ approval = "always"
     }
 
     fn start(&self) -> Daemon {
-        let log = File::create(self.path("daemon.log")).unwrap();
-        let daemon = Daemon(self.command(&["serve"]).stderr(log).spawn().unwrap());
-        // Each try starts a process, which is pause enough.
-        for _ in 0..2_000 {
-            if self.run(&["status"]).status.success() {
-                return daemon;
-            }
-        }
-        panic!("the daemon does not answer");
+        Daemon::start(&self.path("daemon.log"), || self.command(&[]))
     }
 
     /// The only call that waits.
@@ -122,17 +118,6 @@ fn script() -> Value {
         {"pieces": [{"tool_calls": [{"tool": "pay", "arguments": {"amount": 12}}]}]},
         {"pieces": [{"text": "That is settled."}]},
     ]})
-}
-
-/// A daemon that is killed when this is dropped.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
 }
 
 /// The end of a terminal where a person sits.

@@ -6,10 +6,14 @@
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
+#[path = "support/daemon.rs"]
+mod daemon;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use daemon::Daemon;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The program, with its data in this directory and nothing of the caller's own settings.
@@ -40,41 +44,17 @@ fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// A daemon in the foreground, ended by force when a test fails.
-struct Daemon(Child);
+fn serve(data: &Path) -> Daemon {
+    Daemon::start(&data.with_extension("log"), || impresario(data))
+}
 
 impl Daemon {
-    fn start(data: &Path) -> Self {
-        let child = impresario(data)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let daemon = Self(child);
-        // Each try starts a process, which is pause enough.
-        for _ in 0..2_000 {
-            if code(&run(data, &["status"])) == 0 {
-                return daemon;
-            }
-        }
-        panic!("the daemon does not answer");
-    }
-
     fn signal(&self, signal: Signal) {
         signal_to(&self.0, signal);
     }
 
     fn exit_code(&mut self) -> Option<i32> {
         self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
     }
 }
 
@@ -198,7 +178,7 @@ fn a_directory_that_others_may_write_is_refused() {
 fn a_second_daemon_says_that_there_is_one() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let mut first = Daemon::start(&data);
+    let mut first = serve(&data);
     let second = run(&data, &["serve"]);
     assert_eq!(code(&second), 3);
     assert!(err(&second).contains("impresario stop"), "{}", err(&second));
@@ -215,7 +195,7 @@ fn a_terminated_daemon_stops_in_order_and_leaves_no_socket() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     for signal in [Signal::TERM, Signal::INT] {
-        let mut daemon = Daemon::start(&data);
+        let mut daemon = serve(&data);
         daemon.signal(signal);
         assert_eq!(daemon.exit_code(), Some(0));
         assert!(!data.join("control.sock").exists());
@@ -226,13 +206,13 @@ fn a_terminated_daemon_stops_in_order_and_leaves_no_socket() {
 fn a_daemon_that_died_leaves_a_socket_that_the_next_one_replaces() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let mut daemon = Daemon::start(&data);
+    let mut daemon = serve(&data);
     let session = out(&run(&data, &["new"]));
     daemon.signal(Signal::KILL);
     daemon.exit_code();
     assert!(data.join("control.sock").exists());
     assert_eq!(code(&run(&data, &["ls"])), 5);
-    let _next = Daemon::start(&data);
+    let _next = serve(&data);
     assert!(out(&run(&data, &["ls"])).contains(session.trim()));
 }
 
@@ -240,7 +220,7 @@ fn a_daemon_that_died_leaves_a_socket_that_the_next_one_replaces() {
 fn a_second_signal_stops_at_once_and_the_turn_goes_on_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let mut daemon = Daemon::start(&data);
+    let mut daemon = serve(&data);
     let session = out(&run(&data, &["new"]));
     let session = session.trim();
     let sent = run(&data, &["send", session, "Wait 60 seconds, then say so."]);
@@ -264,7 +244,7 @@ fn a_second_signal_stops_at_once_and_the_turn_goes_on_at_the_next_start() {
     }
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit_code(), Some(6));
-    let _next = Daemon::start(&data);
+    let _next = serve(&data);
     let cancelled = run(&data, &["cancel", session]);
     assert_eq!(out(&cancelled), "cancelled\n", "{}", err(&cancelled));
     log("turn_finished ");
@@ -315,7 +295,7 @@ fn many_commands_at_once_start_one_daemon() {
 fn ctrl_c_cancels_the_turn_and_tells_by_the_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let _daemon = Daemon::start(&data);
+    let _daemon = serve(&data);
     let reader = impresario(&data)
         .args(["run", "Wait 60 seconds, then say so."])
         .stdout(Stdio::piped())
@@ -337,7 +317,7 @@ fn ctrl_c_cancels_the_turn_and_tells_by_the_exit_code() {
 fn a_turn_goes_on_through_the_death_of_its_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    let daemon = Daemon::start(&data);
+    let daemon = serve(&data);
     let reader = impresario(&data)
         .args(["run", "Wait 4 seconds, then say so."])
         .stdout(Stdio::piped())

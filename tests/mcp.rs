@@ -184,18 +184,19 @@ async fn a_server_is_started_when_it_is_first_needed_and_its_tools_are_known_the
     company.stop(Duration::from_secs(20)).await.unwrap();
 }
 
+/// A model that says the names of the tools that it is offered.
+fn reciter() -> Puppet {
+    Puppet::new(|asked| {
+        let tools = &asked.request.tools;
+        let names: Vec<_> = tools.iter().map(|it| it.name.as_str()).collect();
+        vec![say(&names.join(" "))]
+    })
+}
+
 #[tokio::test]
 async fn the_model_is_offered_what_the_server_lists_by_name_and_in_a_stable_order() {
     let play = Play::new();
-    let model = Puppet::new(|asked| {
-        let names: Vec<_> = asked
-            .request
-            .tools
-            .iter()
-            .map(|it| it.name.clone())
-            .collect();
-        vec![say(&names.join(" "))]
-    });
+    let model = reciter();
     let company = play.company_of(&model, |settings| {
         settings.include = ["show", "echo", "die pure", "fail"]
             .map(str::to_owned)
@@ -213,15 +214,7 @@ async fn the_model_is_offered_what_the_server_lists_by_name_and_in_a_stable_orde
 #[tokio::test]
 async fn an_agent_may_name_one_tool_of_a_server() {
     let play = Play::new();
-    let model = Puppet::new(|asked| {
-        let names: Vec<_> = asked
-            .request
-            .tools
-            .iter()
-            .map(|it| it.name.clone())
-            .collect();
-        vec![say(&names.join(" "))]
-    });
+    let model = reciter();
     let agent = Agent::new("actor")
         .model("puppet")
         .tools(["fake__show", "calc", "fake__absent"]);

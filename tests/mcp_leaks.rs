@@ -14,27 +14,9 @@ use impresario::tool::mcp::server;
 use impresario::tool::{Call, OutputSink, Toolbox};
 use serde_json::json;
 
-use programs::{LONG, environment};
+use programs::{LONG, children, descriptors, environment};
 
 const ROUNDS: usize = 15;
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Children of this process, zombies too.
-fn children() -> usize {
-    let me = std::process::id().to_string();
-    let stats = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
-    stats
-        .filter(|stat| {
-            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-            fields.split_ascii_whitespace().nth(1) == Some(me.as_str())
-        })
-        .count()
-}
 
 fn calling(tool: &str) -> Call {
     Call {

@@ -6,14 +6,18 @@
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
+#[path = "support/daemon.rs"]
+mod daemon;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use std::sync::Arc;
 
+use daemon::Daemon;
 use impresario::event::Fact;
 use impresario::id::Seq;
 use impresario::runtime::Input;
@@ -174,38 +178,8 @@ fn run(folder: &Path, words: &[&str]) -> Output {
     impresario(folder).args(words).output().unwrap()
 }
 
-/// A daemon in the foreground, ended by force when a test fails.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(folder: &Path) -> Self {
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(folder.join("log"))
-            .unwrap();
-        let child = impresario(folder)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let daemon = Self(child);
-        for _ in 0..2_000 {
-            if run(folder, &["status"]).status.success() {
-                return daemon;
-            }
-        }
-        panic!("{}", fs::read_to_string(folder.join("log")).unwrap());
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
+fn serve(folder: &Path) -> Daemon {
+    Daemon::start(&folder.join("log"), || impresario(folder))
 }
 
 fn metrics(folder: &Path) -> Vec<u8> {
@@ -232,7 +206,7 @@ fn no_secret_reaches_disk_log_metrics_or_reader() {
     fs::write(folder.join("key"), format!("{FILE_KEY}\n")).unwrap();
     fs::write(folder.join("heard.more"), everything()).unwrap();
     let said = everything();
-    let mut daemon = Daemon::start(folder);
+    let mut daemon = serve(folder);
 
     let label = format!("secret={said}");
     let turn = run(
@@ -300,7 +274,7 @@ fn streamed_text_is_what_was_recorded() {
     fs::write(folder.join("script.json"), script().to_string()).unwrap();
     fs::write(folder.join("key"), FILE_KEY).unwrap();
     fs::write(folder.join("heard.more"), "").unwrap();
-    let _daemon = Daemon::start(folder);
+    let _daemon = serve(folder);
     let turn = run(folder, &["--json", "run", "hello"]);
     let (mut streamed, mut recorded) = (String::new(), Vec::new());
     let mut whole = Vec::new();

@@ -2,17 +2,19 @@
 //! back, old sessions deleted; by the real program and a real disk.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 
+#[path = "support/daemon.rs"]
+mod daemon;
 #[path = "store_support/mod.rs"]
 mod store_support;
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 
+use daemon::Daemon;
 use impresario::clock::SystemClock;
 use impresario::event::Timestamp;
 use impresario::id::{Seq, SessionId};
@@ -309,41 +311,15 @@ fn says_well(data: &Path, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A daemon, killed when this is dropped.
-struct Daemon(Child);
-
-impl Daemon {
-    fn start(data: &Path) -> Self {
-        let child = impresario(data)
-            .arg("serve")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let daemon = Self(child);
-        // Each try starts a process, which is pause enough.
-        for _ in 0..2_000 {
-            if run(data, &["status"]).status.success() {
-                return daemon;
-            }
-        }
-        panic!("the daemon does not answer");
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
-    }
+fn serve(data: &Path) -> Daemon {
+    Daemon::start(&data.with_extension("log"), || impresario(data))
 }
 
 #[test]
 fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
     let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
     let data = dir.path().join("data");
-    let daemon = Daemon::start(&data);
+    let daemon = serve(&data);
     says_well(&data, &["run", "What is 6 * 7?"]);
     let session = says_well(&data, &["new"]).trim().to_owned();
     says_well(&data, &["close", &session]);
@@ -364,7 +340,7 @@ fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
 
     let elsewhere = dir.path().join("elsewhere");
     says_well(&elsewhere, &["restore", backup.to_str().unwrap()]);
-    let daemon = Daemon::start(&elsewhere);
+    let daemon = serve(&elsewhere);
     let restored = says_well(&elsewhere, &["ls", "--json"]);
     let names = |text: &str| -> Vec<serde_json::Value> {
         let sessions = text.lines().map(|line| {
@@ -393,7 +369,7 @@ fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
 fn sessions_that_nobody_needs_are_deleted_by_rule_and_no_others() {
     let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
     let data = dir.path().join("data");
-    let _daemon = Daemon::start(&data);
+    let _daemon = serve(&data);
     let new = |words: &[&str]| {
         let words = [&["new"], words].concat();
         says_well(&data, &words).trim().to_owned()

@@ -1,9 +1,5 @@
 //! Many runs of a command tool leave nothing behind. Alone in its process, because it counts.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "tests fail by panicking"
-)]
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::time::Duration;
 
@@ -13,7 +9,7 @@ use serde_json::json;
 #[path = "support/programs.rs"]
 mod programs;
 
-use programs::{LONG, invocation, made, script};
+use programs::{LONG, children, descriptors, invocation, made, script};
 
 #[tokio::test]
 async fn two_hundred_runs_and_fifty_dropped_calls_leave_no_process_and_no_descriptor() {
@@ -43,24 +39,6 @@ async fn two_hundred_runs_and_fifty_dropped_calls_leave_no_process_and_no_descri
     };
     let let_go = tokio::time::timeout(LONG, let_go).await;
     assert!(let_go.is_ok(), "{} of {before} left", descriptors());
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Children of this process, zombies too.
-fn children() -> usize {
-    let me = std::process::id().to_string();
-    let stats = std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
-    stats
-        .filter(|stat| {
-            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-            fields.split_ascii_whitespace().nth(1) == Some(me.as_str())
-        })
-        .count()
 }
 
 /// They are reaped by another thread: look until it has.

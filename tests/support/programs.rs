@@ -1,4 +1,4 @@
-//! Command tools for tests.
+//! Command tools for tests, and what this process has of them.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 #![allow(
     dead_code,
@@ -54,4 +54,23 @@ pub(crate) fn invocation(arguments: Value) -> Invocation {
         output: OutputSink::none(),
         agents: None,
     }
+}
+
+/// Descriptors that this process has open.
+pub(crate) fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Children of this process, zombies too.
+pub(crate) fn children() -> usize {
+    let me = std::process::id().to_string();
+    let stats = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+    stats
+        .filter(|stat| {
+            let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+            fields.split_ascii_whitespace().nth(1) == Some(me.as_str())
+        })
+        .count()
 }
