@@ -30,8 +30,8 @@ use impresario::tool::chain::Chain;
 use impresario::tool::{Care, Tool};
 use impresario::{Agent, Builder, Impresario, Session};
 use support::{
-    Act, Gate, Prop, Puppet, TokioClock, all, call, events, eventually, is_at_rest, is_end, log,
-    names, reader, results, say, status, turn, until, within, words,
+    Act, Gate, Prop, Puppet, TokioClock, all, call, events, eventually, is_at_rest, is_end,
+    lead_astray, log, names, reader, results, say, status, turn, until, within, words,
 };
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -159,11 +159,6 @@ fn saying(words: &'static str) -> Puppet {
 
 fn hanging() -> Puppet {
     Puppet::new(|_| vec![Act::Hang])
-}
-
-fn waiting_for(gate: &Gate) -> Puppet {
-    let gate = gate.clone();
-    Puppet::new(move |_| vec![Act::Wait(gate.clone()), say("fine")])
 }
 
 fn children(events: &[Event]) -> Vec<ChildStarted> {
@@ -346,7 +341,7 @@ async fn so_many_children_work_at_once_and_a_further_one_is_refused() {
     });
     let troupe = Troupe::new()
         .agent("lead", &three, &["ask_helper"])
-        .agent("helper", &waiting_for(&gate), &[])
+        .agent("helper", &Puppet::waiting_for(&gate), &[])
         .with(|settings| settings.sessions.live_children = 2);
     let (_company, session) = troupe.open().await;
     let mut stream = reader(&session).await;
@@ -521,23 +516,10 @@ async fn a_child_that_gives_up_is_an_error_with_its_reason() {
     );
 }
 
-/// Writes behind the session's back: its next append does not fit any more.
-async fn lead_astray(store: &dyn EventStore, id: SessionId) {
-    let summary = store.summary(id).await.unwrap().unwrap();
-    let append = Append {
-        session: id,
-        after: summary.head,
-        at: summary.updated_at,
-        facts: vec![Fact::Released { by: None }],
-        summary,
-    };
-    store.append(append).await.unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_parent_whose_actor_fails_finds_the_same_child_again() {
     let gate = Gate::default();
-    let helper = waiting_for(&gate);
+    let helper = Puppet::waiting_for(&gate);
     let troupe = Troupe::pair(&helper);
     let (company, session) = troupe.open().await;
     session.say("go").await.unwrap();
@@ -638,7 +620,7 @@ async fn a_family_that_was_cut_at_any_event_goes_on_and_never_has_a_second_child
 #[tokio::test(start_paused = true)]
 async fn a_company_that_ends_cancels_no_child_and_the_next_one_goes_on_with_it() {
     let gate = Gate::default();
-    let last = waiting_for(&gate);
+    let last = Puppet::waiting_for(&gate);
     let (mut troupe, company, sessions) = three_levels(&last).await;
     let ids = sessions.map(|session| session.id());
     let company = troupe.begin_again(company).await;
@@ -949,16 +931,7 @@ async fn a_child_for_which_there_is_no_room_in_memory_is_an_error_and_not_a_wait
 #[tokio::test(start_paused = true)]
 async fn families_finish_after_a_restart_when_every_limit_is_one() {
     let gate = Gate::default();
-    let prop = Prop::new("prop", EffectClass::Idempotent, {
-        let gate = gate.clone();
-        move |_| {
-            let gate = gate.clone();
-            async move {
-                gate.passed().await;
-                Ok("step".to_owned())
-            }
-        }
-    });
+    let prop = Prop::gated("prop", EffectClass::Idempotent, &gate, "step");
     let mut troupe = deep_troupe(&prop).with(|settings| settings.limits.live_sessions = 3);
     let (company, session) = troupe.open().await;
     session.say("go").await.unwrap();

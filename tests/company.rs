@@ -273,16 +273,7 @@ async fn arguments_that_do_not_fit_and_names_that_do_not_exist_are_told_to_the_m
 #[tokio::test(start_paused = true)]
 async fn results_of_several_calls_are_put_to_the_model_in_the_order_asked() {
     let gate = Gate::default();
-    let slow = Prop::new("slow", EffectClass::Pure, {
-        let gate = gate.clone();
-        move |_| {
-            let gate = gate.clone();
-            async move {
-                gate.passed().await;
-                Ok("slow".to_owned())
-            }
-        }
-    });
+    let slow = Prop::gated("slow", EffectClass::Pure, &gate, "slow");
     let fast = Prop::saying("fast", EffectClass::Pure, "fast");
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let model = Puppet::new({

@@ -361,16 +361,7 @@ async fn equal_calls_run_once_and_the_others_are_recorded_as_cached() {
 #[tokio::test]
 async fn whoever_waits_for_a_run_that_is_cancelled_runs_the_tool_itself() {
     let gate = Gate::default();
-    let tool = Prop::new("tool", EffectClass::Pure, {
-        let gate = gate.clone();
-        move |_| {
-            let gate = gate.clone();
-            async move {
-                gate.passed().await;
-                Ok("there".to_owned())
-            }
-        }
-    });
+    let tool = Prop::gated("tool", EffectClass::Pure, &gate, "there");
     let company = company(
         &Stage::new(&Puppet::calling(&["tool"]), &[&tool]),
         &[("tool", kept(3_600))],

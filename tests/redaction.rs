@@ -2,7 +2,6 @@
 //! however they are cut.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "helpers outside #[test] functions may unwrap too"
 )]
 

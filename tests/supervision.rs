@@ -17,34 +17,16 @@ use std::time::Duration;
 use impresario::chunk::{EndReason, Item};
 use impresario::event::{EffectClass, Fact, Outcome, TurnStatus};
 use impresario::fault::Code;
-use impresario::id::{Seq, SessionId};
+use impresario::id::Seq;
 use impresario::model::ModelErrorKind;
-use impresario::store::{Append, EventStore, FailPoint, MemoryStore, Status};
+use impresario::store::{FailPoint, MemoryStore, Status};
 use impresario::{Agent, Impresario, Session};
 use support::{
     Act, Counter, Gate, Prop, Puppet, Stage, all, call, errors, events, eventually, is_at_rest,
-    is_end, log, names, reader, results, say, status, turn, until, within,
+    is_end, lead_astray, log, names, reader, results, say, status, turn, until, within,
 };
 
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Writes behind the session's back: its next append does not fit any more.
-async fn lead_astray(store: &dyn EventStore, id: SessionId) {
-    let summary = store.summary(id).await.unwrap().unwrap();
-    let append = Append {
-        session: id,
-        after: summary.head,
-        at: summary.updated_at,
-        facts: vec![Fact::Released { by: None }],
-        summary,
-    };
-    store.append(append).await.unwrap();
-}
-
-fn waiting_for(gate: &Gate) -> Puppet {
-    let gate = gate.clone();
-    Puppet::new(move |_| vec![Act::Wait(gate.clone()), say("fine")])
-}
 
 fn fine() -> Puppet {
     Puppet::new(|_| vec![say("fine")])
@@ -115,7 +97,7 @@ async fn more_sessions_than_fit_into_memory_all_get_their_turns() {
 #[tokio::test(start_paused = true)]
 async fn whoever_finds_too_many_waiting_is_told_when_to_come_back() {
     let gate = Gate::default();
-    let stage = Stage::new(&waiting_for(&gate), &[]).with(|settings| {
+    let stage = Stage::new(&Puppet::waiting_for(&gate), &[]).with(|settings| {
         settings.limits.live_sessions = 1;
         settings.limits.waiting_requests = 2;
     });
@@ -549,7 +531,7 @@ async fn a_company_on_disk_goes_on_where_it_was_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_draining_company_takes_no_work_and_lets_turns_finish() {
     let gate = Gate::default();
-    let stage = Stage::new(&waiting_for(&gate), &[]);
+    let stage = Stage::new(&Puppet::waiting_for(&gate), &[]);
     let (company, session) = stage.open().await;
     let mut turn = session.send("go").await.unwrap();
     stage.model.calls.until(|calls| calls.now == 1).await;

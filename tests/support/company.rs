@@ -23,7 +23,7 @@ use impresario::model::{Answer, Model, ModelError, ModelErrorKind, Piece, PieceS
 use impresario::restart::{Backoff, RestartPolicy};
 use impresario::runtime::{ChunkStream, Subscription};
 use impresario::settings::Settings;
-use impresario::store::{EventStore, MemoryStore};
+use impresario::store::{Append, EventStore, MemoryStore};
 use impresario::tool::{Invocation, Tool, ToolError, ToolSpec};
 use impresario::{Agent, Builder, Impresario, Session, Turn};
 use tokio::sync::watch;
@@ -203,6 +203,12 @@ impl Puppet {
         }
     }
 
+    /// Says "fine" when the gate is open.
+    pub(crate) fn waiting_for(gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::new(move |_| vec![Act::Wait(gate.clone()), say("fine")])
+    }
+
     /// Calls these tools at once, then says "done".
     pub(crate) fn calling(tools: &'static [&'static str]) -> Self {
         Self::new(move |asked| match asked.results.len() {
@@ -346,6 +352,18 @@ impl Prop {
 
     pub(crate) fn saying(name: &str, effect: EffectClass, text: &'static str) -> Self {
         Self::new(name, effect, move |_| async move { Ok(text.to_owned()) })
+    }
+
+    /// Says this when the gate is open.
+    pub(crate) fn gated(name: &str, effect: EffectClass, gate: &Gate, text: &'static str) -> Self {
+        let gate = gate.clone();
+        Self::new(name, effect, move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.passed().await;
+                Ok(text.to_owned())
+            }
+        })
     }
 
     pub(crate) fn hanging(name: &str, effect: EffectClass) -> Self {
@@ -599,4 +617,17 @@ pub(crate) async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// Writes behind the session's back: its next append does not fit any more.
+pub(crate) async fn lead_astray(store: &dyn EventStore, id: SessionId) {
+    let summary = store.summary(id).await.unwrap().unwrap();
+    let append = Append {
+        session: id,
+        after: summary.head,
+        at: summary.updated_at,
+        facts: vec![Fact::Released { by: None }],
+        summary,
+    };
+    store.append(append).await.unwrap();
 }
