@@ -17,9 +17,9 @@ use crate::chunk::{Chunk, Cursor, EndReason, Item};
 use crate::event::{Event, Fact, Parent, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
-use crate::session::SessionError;
 use crate::session::company::{ChildEnd, ChildTask, Company, Person, Source, Watch};
 use crate::session::shared::Shared;
+use crate::session::{SessionError, SessionHandle};
 use crate::store::{PageLimit, Status, StoreError};
 use crate::subscriber::{OnSlow, SubscriberArgs};
 use crate::turn::{Input, State};
@@ -39,6 +39,18 @@ pub(super) struct Family {
     pub(super) root: RootHandle,
     /// Weak: it is itself kept there.
     pub(super) shared: Weak<Shared>,
+}
+
+impl Family {
+    /// Tells a session something if it is in memory.
+    fn tell(&self, session: SessionId, news: impl FnOnce(&SessionHandle) + Send + 'static) {
+        let root = self.root.clone();
+        crate::clock::spawn(async move {
+            if let Ok(Some(handle)) = root.find(session).await {
+                news(&handle);
+            }
+        });
+    }
 }
 
 impl Company for Family {
@@ -62,21 +74,11 @@ impl Company for Family {
     }
 
     fn got_on(&self, session: SessionId) {
-        let root = self.root.clone();
-        crate::clock::spawn(async move {
-            if let Ok(Some(handle)) = root.find(session).await {
-                handle.child_moved();
-            }
-        });
+        self.tell(session, |handle| handle.child_moved());
     }
 
     fn waits(&self, session: SessionId, key: String, person: Person) {
-        let root = self.root.clone();
-        crate::clock::spawn(async move {
-            if let Ok(Some(handle)) = root.find(session).await {
-                handle.child_waits(key, person);
-            }
-        });
+        self.tell(session, move |handle| handle.child_waits(key, person));
     }
 
     fn recall(&self, child: SessionId) {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::company::{Person, Source};
+use super::company::{Company, Person, Source};
 use super::effects::{Running, What};
 use super::{Began, Reply, State, answer};
 use crate::event::{ChildStarted, Fact, Parent, SessionCreated};
@@ -51,9 +51,7 @@ impl State {
     /// that wait for it.
     fn got_on(&mut self) {
         self.progress_made();
-        let parent = self.turn.created().and_then(|it| it.parent.as_ref());
-        let parent = parent.filter(|_| self.turn.has_errand());
-        if let (Some(parent), Some(company)) = (parent, self.shared.company.get()) {
+        if let Some((parent, company)) = self.waited_for_by() {
             company.got_on(parent.session);
         }
     }
@@ -70,11 +68,16 @@ impl State {
         {
             children.person(key, source, person);
         }
-        let parent = self.turn.created().and_then(|it| it.parent.as_ref());
-        let parent = parent.filter(|_| self.turn.has_errand());
-        if let (Some(parent), Some(company)) = (parent, self.shared.company.get()) {
+        if let Some((parent, company)) = self.waited_for_by() {
             company.waits(parent.session, parent.key.clone(), self.people());
         }
+    }
+
+    /// The parent whose call waits for this session, and the way to it.
+    fn waited_for_by(&self) -> Option<(&Parent, &Arc<dyn Company>)> {
+        let parent = self.turn.created()?.parent.as_ref()?;
+        let company = self.shared.company.get()?;
+        self.turn.has_errand().then_some((parent, company))
     }
 
     /// Whether a child waits for a person.
