@@ -113,8 +113,7 @@ async fn append_until(store: Arc<SledStore>, number: usize, end: Instant) -> Vec
             at: Timestamp(1_700_000_000_000),
             facts: vec![Fact::UserInput(UserInput {
                 content: content.clone(),
-                by: None,
-                key: None,
+                ..UserInput::default()
             })],
             summary: Summary {
                 agent: "assistant".to_owned(),

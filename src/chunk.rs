@@ -289,10 +289,17 @@ fn words(fact: &Fact) -> usize {
         Fact::ApprovalRequested(request) => request.reason.len(),
         Fact::ApprovalDecided(decision) => decision.reason.as_ref().map_or(0, String::len),
         Fact::WorkerRestarted { reason, .. } | Fact::Quarantined { reason } => reason.len(),
+        Fact::ModelSwitched(switch) => switch.reason.len(),
+        Fact::ContextCompacted(it) => it.summary.as_ref().map_or(0, String::len),
+        Fact::Paused(pause) => pause.reason.as_ref().map_or(0, String::len),
+        Fact::Feedback(feedback) => feedback.comment.as_ref().map_or(0, String::len),
         Fact::SessionCreated(_)
         | Fact::TurnStarted { .. }
-        | Fact::LlmRequest { .. }
+        | Fact::LlmRequest(_)
         | Fact::ChildStarted(_)
+        | Fact::Resumed { .. }
+        | Fact::BudgetReached(_)
+        | Fact::BudgetRaised(_)
         | Fact::TurnFinished { .. }
         | Fact::Released { .. }
         | Fact::SessionClosed { .. } => 0,
@@ -311,12 +318,19 @@ fn voided_by(event: &Event) -> Option<Seq> {
         Fact::SessionCreated(_)
         | Fact::UserInput(_)
         | Fact::TurnStarted { .. }
-        | Fact::LlmRequest { .. }
+        | Fact::LlmRequest(_)
         | Fact::LlmResponse(_)
         | Fact::ToolCall(_)
         | Fact::ToolResult(_)
         | Fact::ChildStarted(_)
         | Fact::ApprovalDecided(_)
+        | Fact::ModelSwitched(_)
+        | Fact::ContextCompacted(_)
+        | Fact::Paused(_)
+        | Fact::Resumed { .. }
+        | Fact::BudgetReached(_)
+        | Fact::BudgetRaised(_)
+        | Fact::Feedback(_)
         | Fact::TurnFinished { .. }
         | Fact::Quarantined { .. }
         | Fact::Released { .. }

@@ -87,12 +87,19 @@ impl Context {
             }
             Fact::TurnFinished { .. } => self.close_step(),
             Fact::SessionCreated(_)
-            | Fact::LlmRequest { .. }
+            | Fact::LlmRequest(_)
             | Fact::ChildStarted(_)
             | Fact::Error(_)
             | Fact::ApprovalRequested(_)
             | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
+            | Fact::ModelSwitched(_)
+            | Fact::ContextCompacted(_)
+            | Fact::Paused(_)
+            | Fact::Resumed { .. }
+            | Fact::BudgetReached(_)
+            | Fact::BudgetRaised(_)
+            | Fact::Feedback(_)
             | Fact::Quarantined { .. }
             | Fact::Released { .. }
             | Fact::SessionClosed { .. } => {}

@@ -1,10 +1,10 @@
 //! Sessions that other sessions begin: how a child is linked with its parent, and what it spent.
 
-use crate::event::Usage;
+use crate::event::{Amounts, Usage};
 use crate::id::{Seq, SessionId};
 
 /// A tool call began a session of its own. Recorded before that session exists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChildStarted {
     /// The [`super::Fact::ToolCall`] that it works for.
     pub of: Seq,
@@ -14,6 +14,8 @@ pub struct ChildStarted {
     pub agent: String,
     /// The child.
     pub session: SessionId,
+    /// What it may spend of its parent's budget, if that has one.
+    pub grant: Option<Amounts>,
 }
 
 /// The session that began a session.

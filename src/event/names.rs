@@ -1,8 +1,8 @@
 //! The words of the domain's enums: the same in settings, on disk, on the wire and in metrics.
 
 use super::{
-    Cause, Decision, EffectClass, FailureClass, FinishReason, Outcome, Question, Sandbox,
-    TurnStatus,
+    Cause, Decision, EffectClass, FailureClass, FinishReason, InputMode, Measure, Outcome,
+    PauseCause, Question, Sandbox, Scope, TurnStatus,
 };
 
 impl EffectClass {
@@ -112,6 +112,57 @@ impl TurnStatus {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::OverBudget => "over_budget",
+        }
+    }
+}
+
+impl InputMode {
+    /// The name used on disk and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Steer => "steer",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+impl PauseCause {
+    /// The name used on disk and on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Budget => "budget",
+        }
+    }
+}
+
+impl Scope {
+    /// The name used on disk, on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+            Self::Session => "session",
+            Self::Tenant => "tenant",
+            Self::TenantDay => "tenant_day",
+            Self::Day => "day",
+        }
+    }
+}
+
+impl Measure {
+    /// The name used in settings, on disk, on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usd => "usd",
+            Self::Tokens => "tokens",
+            Self::Steps => "steps",
+            Self::Seconds => "seconds",
         }
     }
 }

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use super::Redactor;
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, Attachment, ChildStarted, Fact, Failure, FinishReason,
-    LlmResponse, RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
+    ApprovalDecision, ApprovalRequest, Attachment, BudgetRaised, ChildStarted, Compaction, Fact,
+    Failure, Feedback, FinishReason, LlmRequest, LlmResponse, ModelSwitch, Pause, RequestedCall,
+    SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -20,24 +21,12 @@ impl Redactor {
         match fact {
             Fact::SessionCreated(created) => Fact::SessionCreated(self.created(created)),
             Fact::UserInput(input) => Fact::UserInput(self.input(input)),
-            Fact::LlmRequest {
-                turn,
-                step,
-                attempt,
-                model,
-            } => Fact::LlmRequest {
-                turn,
-                step,
-                attempt,
-                model: self.text(&model),
-            },
-            Fact::LlmResponse(response) => Fact::LlmResponse(self.response(response)),
-            Fact::ToolCall(call) => Fact::ToolCall(ToolCall {
-                call_id: CallId(self.text(&call.call_id.0)),
-                tool: self.text(&call.tool),
-                arguments: self.text(&call.arguments),
-                ..call
+            Fact::LlmRequest(request) => Fact::LlmRequest(LlmRequest {
+                model: self.text(&request.model),
+                ..request
             }),
+            Fact::LlmResponse(response) => Fact::LlmResponse(self.response(response)),
+            Fact::ToolCall(call) => Fact::ToolCall(self.call(&call)),
             Fact::ToolResult(result) => Fact::ToolResult(self.result(result)),
             Fact::ChildStarted(child) => Fact::ChildStarted(self.child(child)),
             Fact::ApprovalRequested(request) => Fact::ApprovalRequested(ApprovalRequest {
@@ -67,9 +56,21 @@ impl Redactor {
             Fact::Quarantined { reason } => Fact::Quarantined {
                 reason: self.text(&reason),
             },
+            Fact::ModelSwitched(switch) => Fact::ModelSwitched(self.switch(&switch)),
+            Fact::ContextCompacted(it) => Fact::ContextCompacted(Compaction {
+                summary: self.maybe(it.summary),
+                ..it
+            }),
+            Fact::Paused(pause) => Fact::Paused(self.pause(pause)),
+            Fact::Resumed { by } => Fact::Resumed { by: self.maybe(by) },
+            Fact::BudgetRaised(raised) => Fact::BudgetRaised(BudgetRaised {
+                by: self.maybe(raised.by),
+                ..raised
+            }),
+            Fact::Feedback(feedback) => Fact::Feedback(self.feedback(feedback)),
             Fact::Released { by } => Fact::Released { by: self.maybe(by) },
             Fact::SessionClosed { by } => Fact::SessionClosed { by: self.maybe(by) },
-            Fact::TurnStarted { .. } | Fact::TurnFinished { .. } => fact,
+            Fact::TurnStarted { .. } | Fact::TurnFinished { .. } | Fact::BudgetReached(_) => fact,
         }
     }
 
@@ -80,11 +81,12 @@ impl Redactor {
             content: self.text(&input.content),
             by: self.maybe(input.by),
             key: self.maybe(input.key),
+            mode: input.mode,
         }
     }
 
-    fn created(&self, created: SessionCreated) -> SessionCreated {
-        let labels = created.labels.into_iter();
+    fn created(&self, mut created: SessionCreated) -> SessionCreated {
+        let labels = std::mem::take(&mut created.labels).into_iter();
         SessionCreated {
             agent: self.text(&created.agent),
             model: self.text(&created.model),
@@ -92,8 +94,7 @@ impl Redactor {
             labels: labels
                 .map(|(name, value)| (self.text(&name), self.text(&value)))
                 .collect(),
-            parent: created.parent,
-            depth: created.depth,
+            ..created
         }
     }
 
@@ -101,6 +102,40 @@ impl Redactor {
         ChildStarted {
             agent: self.text(&child.agent),
             ..child
+        }
+    }
+
+    fn call(&self, call: &ToolCall) -> ToolCall {
+        ToolCall {
+            call_id: CallId(self.text(&call.call_id.0)),
+            tool: self.text(&call.tool),
+            arguments: self.text(&call.arguments),
+            ..*call
+        }
+    }
+
+    fn switch(&self, switch: &ModelSwitch) -> ModelSwitch {
+        ModelSwitch {
+            from: self.text(&switch.from),
+            to: self.text(&switch.to),
+            reason: self.text(&switch.reason),
+            ..*switch
+        }
+    }
+
+    fn pause(&self, pause: Pause) -> Pause {
+        Pause {
+            by: self.maybe(pause.by),
+            reason: self.maybe(pause.reason),
+            ..pause
+        }
+    }
+
+    fn feedback(&self, feedback: Feedback) -> Feedback {
+        Feedback {
+            comment: self.maybe(feedback.comment),
+            by: self.maybe(feedback.by),
+            ..feedback
         }
     }
 

@@ -22,7 +22,7 @@ use crate::turn::{ChildLimits, Input, Rules};
 const CHILD_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a session's actor is made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Why {
     /// It is new.
     Created(SessionCreated),

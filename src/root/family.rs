@@ -156,6 +156,7 @@ async fn say(root: &RootHandle, task: &ChildTask, parent: &Parent) -> Result<(),
         content: task.input.clone(),
         by: Some(format!("session:{}", parent.session)),
         key: Some(parent.key.clone()),
+        ..UserInput::default()
     };
     loop {
         let said = match root.wake(task.session).await {
@@ -298,10 +299,7 @@ pub(super) async fn recall(root: &RootHandle, shared: &Shared, child: SessionId)
 
 async fn is_unfinished(shared: &Shared, session: SessionId) -> bool {
     let summary = shared.store.summary(session).await.ok().flatten();
-    summary.is_some_and(|summary| match summary.status {
-        Status::Unfinished | Status::Waiting => true,
-        Status::Idle | Status::Quarantined | Status::Closed => false,
-    })
+    summary.is_some_and(|summary| summary.status.owes())
 }
 
 /// Removes a session's log. What its children do for it is cancelled; their logs stay.
@@ -328,7 +326,7 @@ pub(super) async fn remove(
 async fn children_at_work(shared: &Shared, id: SessionId) -> Vec<SessionId> {
     let summary = shared.store.summary(id).await.ok().flatten();
     let at_work = summary.is_some_and(|summary| match summary.status {
-        Status::Unfinished | Status::Waiting | Status::Quarantined => true,
+        Status::Unfinished | Status::Waiting | Status::Paused | Status::Quarantined => true,
         Status::Idle | Status::Closed => false,
     });
     if !at_work {
@@ -354,7 +352,7 @@ pub(super) async fn is_unwanted(shared: &Shared, session: &State) -> Result<bool
     };
     match summary.status {
         Status::Idle | Status::Closed => Ok(true),
-        Status::Unfinished | Status::Waiting => has_outcome(shared, parent).await,
+        Status::Unfinished | Status::Waiting | Status::Paused => has_outcome(shared, parent).await,
         // It may be released, and then wants what it wanted.
         Status::Quarantined => Ok(false),
     }

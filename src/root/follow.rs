@@ -101,11 +101,18 @@ impl Follower {
             }
             Fact::UserInput(_)
             | Fact::SessionCreated(_)
-            | Fact::LlmRequest { .. }
+            | Fact::LlmRequest(_)
             | Fact::ToolCall(_)
             | Fact::ToolResult(_)
             | Fact::ChildStarted(_)
             | Fact::WorkerRestarted { .. }
+            | Fact::ModelSwitched(_)
+            | Fact::ContextCompacted(_)
+            | Fact::Paused(_)
+            | Fact::Resumed { .. }
+            | Fact::BudgetReached(_)
+            | Fact::BudgetRaised(_)
+            | Fact::Feedback(_)
             | Fact::TurnFinished { .. }
             | Fact::Released { .. }
             | Fact::SessionClosed { .. } => {}

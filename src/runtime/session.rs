@@ -204,6 +204,7 @@ impl Session {
             content: input.content,
             by: input.by,
             key: Some(input.key.unwrap_or_else(made)),
+            ..UserInput::default()
         })
     }
 

@@ -65,6 +65,7 @@ impl Impresario {
                 Status::Unfinished if !is_live => Reason::Waking,
                 Status::Unfinished
                 | Status::Waiting
+                | Status::Paused
                 | Status::Idle
                 | Status::Quarantined
                 | Status::Closed => Reason::Nothing,

@@ -114,6 +114,7 @@ impl State {
             key,
             agent,
             session,
+            grant: None,
         };
         let over = self.children_over.len();
         match self.decide(Input::StartChild { child, over }) {
@@ -141,6 +142,7 @@ impl State {
                 key: key.to_owned(),
             }),
             depth: own.depth.saturating_add(1),
+            ..SessionCreated::default()
         })
     }
 

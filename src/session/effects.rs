@@ -47,7 +47,7 @@ impl State {
         self.mind_people();
         let mut owed = self.turn.owed();
         self.stop_all_but(&owed);
-        if self.turn.waits_for_people() {
+        if self.turn.rests() {
             // Others may have it meanwhile.
             self.turn_place = TurnPlace::None;
         } else if !owed.is_empty() && !matches!(self.turn_place, TurnPlace::Held { .. }) {

@@ -184,6 +184,7 @@ fn verdict(agent: &str, session: SessionId, end: ChildEnd) -> Result<String, Too
         TurnStatus::Completed => return Ok(end.words),
         TurnStatus::Failed => "gave up",
         TurnStatus::Cancelled => "was cancelled",
+        TurnStatus::OverBudget => "has used up its budget",
     };
     let why = end
         .trouble

@@ -237,6 +237,7 @@ const fn code_of(refusal: &Refusal) -> Code {
         Refusal::NothingAsked(_)
         | Refusal::Closed
         | Refusal::NothingRuns
+        | Refusal::NotPaused
         | Refusal::Stale(_)
         | Refusal::NoChange => Code::InvalidState,
         Refusal::Quarantined => Code::Quarantined,

@@ -85,6 +85,8 @@ fn status(turn: &turn::State) -> Status {
         Status::Quarantined
     } else if turn.waits_for_people() {
         Status::Waiting
+    } else if turn.paused().is_some() && turn.owed().is_empty() {
+        Status::Paused
     } else if turn.is_unfinished() {
         Status::Unfinished
     } else if turn.is_closed() {

@@ -10,6 +10,7 @@
 //! - a tool that may not run twice starts only when its intent is durable;
 //! - whatever goes wrong with the log, the actor ends and is rebuilt from the log.
 
+mod began;
 mod children;
 mod commit;
 pub mod company;
@@ -44,6 +45,8 @@ use crate::store::{StoreError, Stored};
 use crate::subscriber::{Attached, Feed};
 use crate::turn::{self, Input, Owed, Refusal};
 
+use began::Start;
+pub use began::{Began, Ended, SessionArgs};
 use children::ChildNews;
 pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
@@ -96,81 +99,6 @@ enum Msg {
 
 /// An answer that waits for the disk.
 type Reply<T> = RpcReplyPort<Result<T, SessionError>>;
-
-/// What a session needs to start.
-#[derive(Debug)]
-pub struct SessionArgs {
-    /// Which session.
-    pub id: SessionId,
-    /// What it shares with the others.
-    pub shared: Arc<Shared>,
-    /// Where its log stands.
-    pub loaded: Loaded,
-    /// Its place among the sessions in memory.
-    pub place: Place,
-    /// Why its actor is made.
-    pub why: Began,
-}
-
-/// Why a session's actor is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Began {
-    /// The session is new.
-    Created,
-    /// Somebody wants it.
-    Woken,
-    /// The daemon has begun, and its turn was unfinished.
-    Restarted,
-    /// Its actor failed.
-    Crashed,
-    /// The store took nothing for a while.
-    Refused,
-}
-
-impl Began {
-    /// What the log says of a turn that this interrupted.
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Created => "the session was created",
-            Self::Woken => "the session was woken",
-            Self::Restarted => "the daemon was restarted",
-            Self::Crashed => "the session's actor failed",
-            Self::Refused => "the store took nothing for a while",
-        }
-    }
-
-    /// A session whose last appends may have been refused proves first that the store takes one:
-    /// what it begins before that would begin again, uncounted.
-    const fn start(self) -> Start {
-        match self {
-            Self::Created | Self::Woken => Start::Early,
-            Self::Restarted | Self::Crashed | Self::Refused => Start::WhenDurable,
-        }
-    }
-}
-
-/// When model calls and pure tools may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    /// While their intent is on its way to the disk.
-    Early,
-    /// When it is there.
-    WhenDurable,
-}
-
-/// Why a session's actor ended by itself. Its log is whole; it can be rebuilt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
-    /// The store took no more for now.
-    #[error("the store refused an append")]
-    Refused,
-    /// The log is not what the session thought.
-    #[error("the log is not where the session left it")]
-    Astray,
-    /// The store is gone.
-    #[error("the store failed")]
-    StoreFailed,
-}
 
 struct State {
     id: SessionId,
@@ -317,7 +245,7 @@ impl State {
         let tenant = turn.created().map_or("", |created| created.tenant.as_str());
         let now = args.shared.clock.elapsed();
         // What waits for a person was not running.
-        let unfinished = turn.running_turn().is_some() && !turn.waits_for_people();
+        let unfinished = turn.running_turn().is_some() && !turn.rests();
         Self {
             id: args.id,
             claim: Claim::of(tenant, args.id),
@@ -465,7 +393,7 @@ impl State {
     /// Ends the actor when nothing goes on and nothing did for a while. Its log is all that it was.
     fn rest(&mut self, after: Duration) {
         let quiet = self.shared.clock.elapsed().saturating_sub(self.last_used);
-        let at_rest = (!self.turn.is_unfinished() || self.turn.waits_for_people())
+        let at_rest = (!self.turn.is_unfinished() || self.turn.rests())
             && self.durable == self.turn.head()
             && self.replies.is_empty()
             // Only memory has them, and the places of inputs that wait.

@@ -116,6 +116,7 @@ impl State {
             cost_usd,
             ttft_ms: first_piece.map(millis),
             duration_ms: millis(took),
+            from_cache: false,
         }));
     }
 

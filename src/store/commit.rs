@@ -21,7 +21,7 @@ use crate::id::{Seq, SessionId};
 use crate::metric;
 use crate::store::engine::{Engine, EngineError, Write};
 use crate::store::record::Damage;
-use crate::store::{Append, Status, StoreError, Stored, Summary, Unfinished, key, record};
+use crate::store::{Append, StoreError, Stored, Summary, Unfinished, key, record};
 
 /// The engine may take so many bytes of the disk for a byte of ours until it cleans up.
 const AMPLIFICATION: u64 = 4;
@@ -104,9 +104,10 @@ pub(super) fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreErro
     let key = key::summary(session);
     let value = record::encode_summary(&key, &summary)?;
     writes.push(Write::Put(key, value));
-    let owes = match summary.status {
-        Status::Unfinished | Status::Waiting => Owes::Something,
-        Status::Idle | Status::Quarantined | Status::Closed => Owes::Nothing,
+    let owes = if summary.status.owes() {
+        Owes::Something
+    } else {
+        Owes::Nothing
     };
     let bytes = writes.iter().map(Write::bytes).sum();
     let encoded = Encoded {

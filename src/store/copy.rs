@@ -15,9 +15,9 @@ use crate::settings::StoreSettings;
 use crate::store::commit::Shared;
 use crate::store::engine::{Engine, EngineError, Walk, Write};
 use crate::store::key::{self, Key};
+use crate::store::record;
 use crate::store::sled_engine::{self, OpenError, Seen, SledEngine};
 use crate::store::verify::{self, Report};
-use crate::store::{Status, record};
 
 /// So many bytes are written at once.
 const BATCH_BYTES: usize = 512 << 10;
@@ -359,8 +359,7 @@ impl<E: Engine> Copy<'_, E> {
     fn beside(&mut self, summary: Option<Vec<u8>>) -> Result<(), CopyError> {
         let key = key::summary(self.session);
         let owes = summary.as_ref().is_some_and(|summary| {
-            record::decode_summary(&key, summary)
-                .is_ok_and(|it| matches!(it.status, Status::Unfinished | Status::Waiting))
+            record::decode_summary(&key, summary).is_ok_and(|it| it.status.owes())
         });
         self.waiting
             .extend(summary.map(|summary| Write::Put(key, summary)));

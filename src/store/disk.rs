@@ -5,20 +5,27 @@
 
 mod attachment;
 mod convert;
+mod guide;
+mod words;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{
-    Cause, Decision, EffectClass, Fact, FailureClass, Outcome, Question, Sandbox, Timestamp,
-    TurnStatus,
-};
+use crate::event::{Fact, Timestamp};
 use crate::id::{Seq, SessionId, TurnId};
+use crate::store::Summary;
 use crate::store::record::Damage;
-use crate::store::{Status, Summary};
 use attachment::AttachmentDisk;
+use guide::{
+    AmountsDisk, BudgetRaisedDisk, BudgetReachedDisk, CompactionDisk, FeedbackDisk, ForkDisk,
+    ModelSwitchDisk, PauseDisk,
+};
+use words::{
+    CAUSES, DECISIONS, EFFECTS, FAILURES, INPUT_MODES, MEASURES, OUTCOMES, PAUSE_CAUSES, QUESTIONS,
+    SANDBOXES, SCOPES, STATUSES, TURN_STATUSES, named,
+};
 
 type Text<'a> = Cow<'a, str>;
 
@@ -38,6 +45,13 @@ const SESSION_CLOSED: u16 = 13;
 const CHILD_STARTED: u16 = 14;
 const APPROVAL_REQUESTED: u16 = 15;
 const APPROVAL_DECIDED: u16 = 16;
+const CONTEXT_COMPACTED: u16 = 17;
+const FEEDBACK: u16 = 18;
+const PAUSED: u16 = 19;
+const RESUMED: u16 = 20;
+const BUDGET_REACHED: u16 = 21;
+const BUDGET_RAISED: u16 = 22;
+const MODEL_SWITCHED: u16 = 23;
 
 #[derive(Serialize, Deserialize)]
 struct SessionCreatedDisk<'a> {
@@ -50,6 +64,10 @@ struct SessionCreatedDisk<'a> {
     parent: Option<ParentDisk<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     depth: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forked_from: Option<ForkDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grant: Option<AmountsDisk>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,6 +83,8 @@ struct ChildStartedDisk<'a> {
     key: Text<'a>,
     agent: Text<'a>,
     session: Text<'a>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grant: Option<AmountsDisk>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +94,8 @@ struct UserInputDisk<'a> {
     by: Option<Text<'a>>,
     #[serde(default)]
     key: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mode: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +110,11 @@ struct LlmRequestDisk<'a> {
     step: u32,
     attempt: u32,
     model: Text<'a>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inputs: Vec<Seq>,
+    /// The answer is a summary of everything up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    summary_upto: Option<Seq>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +133,8 @@ struct LlmResponseDisk<'a> {
     #[serde(default)]
     ttft_ms: Option<u64>,
     duration_ms: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    from_cache: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -265,15 +294,7 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
         Fact::TurnStarted { turn, inputs } => {
             pack(TURN_STARTED, &TurnStartedDisk::new(*turn, inputs))
         }
-        Fact::LlmRequest {
-            turn,
-            step,
-            attempt,
-            model,
-        } => pack(
-            LLM_REQUEST,
-            &LlmRequestDisk::new(*turn, (*step, *attempt), model),
-        ),
+        Fact::LlmRequest(request) => pack(LLM_REQUEST, &LlmRequestDisk::from(request)),
         Fact::LlmResponse(response) => pack(LLM_RESPONSE, &LlmResponseDisk::from(response)),
         Fact::ToolCall(call) => pack(TOOL_CALL, &ToolCallDisk::from(call)),
         Fact::ToolResult(result) => pack(TOOL_RESULT, &ToolResultDisk::from(result)),
@@ -303,6 +324,13 @@ pub(super) fn encode_fact(fact: &Fact) -> Result<(u16, Vec<u8>), String> {
             TURN_FINISHED,
             &TurnFinishedDisk::new(*turn, *status, (*usage, *cost_usd)),
         ),
+        Fact::ModelSwitched(switch) => pack(MODEL_SWITCHED, &ModelSwitchDisk::from(switch)),
+        Fact::ContextCompacted(it) => pack(CONTEXT_COMPACTED, &CompactionDisk::from(it)),
+        Fact::Paused(pause) => pack(PAUSED, &PauseDisk::from(pause)),
+        Fact::Resumed { by } => pack(RESUMED, &ByDisk::new(by.as_deref())),
+        Fact::BudgetReached(reached) => pack(BUDGET_REACHED, &BudgetReachedDisk::from(reached)),
+        Fact::BudgetRaised(raised) => pack(BUDGET_RAISED, &BudgetRaisedDisk::from(raised)),
+        Fact::Feedback(feedback) => pack(FEEDBACK, &FeedbackDisk::from(feedback)),
         Fact::Quarantined { reason } => pack(QUARANTINED, &QuarantinedDisk::new(reason)),
         Fact::Released { by } => pack(RELEASED, &ByDisk::new(by.as_deref())),
         Fact::SessionClosed { by } => pack(SESSION_CLOSED, &ByDisk::new(by.as_deref())),
@@ -315,9 +343,9 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
         SESSION_CREATED => {
             Fact::SessionCreated(unpack::<SessionCreatedDisk<'_>>(payload)?.try_into()?)
         }
-        USER_INPUT => Fact::UserInput(unpack::<UserInputDisk<'_>>(payload)?.into()),
+        USER_INPUT => Fact::UserInput(unpack::<UserInputDisk<'_>>(payload)?.try_into()?),
         TURN_STARTED => unpack::<TurnStartedDisk>(payload)?.into(),
-        LLM_REQUEST => unpack::<LlmRequestDisk<'_>>(payload)?.into(),
+        LLM_REQUEST => Fact::LlmRequest(unpack::<LlmRequestDisk<'_>>(payload)?.into()),
         LLM_RESPONSE => Fact::LlmResponse(unpack::<LlmResponseDisk<'_>>(payload)?.into()),
         TOOL_CALL => Fact::ToolCall(unpack::<ToolCallDisk<'_>>(payload)?.try_into()?),
         TOOL_RESULT => Fact::ToolResult(unpack::<ToolResultDisk<'_>>(payload)?.try_into()?),
@@ -340,6 +368,17 @@ pub(super) fn decode_fact(kind: u16, payload: &[u8]) -> Result<Fact, Damage> {
             by: owned(unpack::<ByDisk<'_>>(payload)?.by),
         },
         CHILD_STARTED => Fact::ChildStarted(unpack::<ChildStartedDisk<'_>>(payload)?.try_into()?),
+        MODEL_SWITCHED => Fact::ModelSwitched(unpack::<ModelSwitchDisk<'_>>(payload)?.into()),
+        CONTEXT_COMPACTED => Fact::ContextCompacted(unpack::<CompactionDisk<'_>>(payload)?.into()),
+        PAUSED => Fact::Paused(unpack::<PauseDisk<'_>>(payload)?.try_into()?),
+        RESUMED => Fact::Resumed {
+            by: owned(unpack::<ByDisk<'_>>(payload)?.by),
+        },
+        BUDGET_REACHED => {
+            Fact::BudgetReached(unpack::<BudgetReachedDisk<'_>>(payload)?.try_into()?)
+        }
+        BUDGET_RAISED => Fact::BudgetRaised(unpack::<BudgetRaisedDisk<'_>>(payload)?.try_into()?),
+        FEEDBACK => Fact::Feedback(unpack::<FeedbackDisk<'_>>(payload)?.into()),
         other => return Err(Damage::Newer(format!("a fact of kind {other}"))),
     })
 }
@@ -400,67 +439,6 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
     })
 }
 
-const STATUSES: [Status; 5] = [
-    Status::Idle,
-    Status::Unfinished,
-    Status::Waiting,
-    Status::Quarantined,
-    Status::Closed,
-];
-const EFFECTS: [EffectClass; 3] = [
-    EffectClass::Pure,
-    EffectClass::Idempotent,
-    EffectClass::AtMostOnce,
-];
-const QUESTIONS: [Question; 2] = [Question::Run, Question::RunAgain];
-const DECISIONS: [Decision; 4] = [
-    Decision::Approved,
-    Decision::Denied,
-    Decision::Expired,
-    Decision::Cancelled,
-];
-const OUTCOMES: [Outcome; 8] = [
-    Outcome::Ok,
-    Outcome::Error,
-    Outcome::Timeout,
-    Outcome::Cancelled,
-    Outcome::Denied,
-    Outcome::Unknown,
-    Outcome::Fallback,
-    Outcome::Cached,
-];
-const CAUSES: [Cause; 6] = [
-    Cause::Crashed,
-    Cause::TimedOut,
-    Cause::BadAnswer,
-    Cause::Refused,
-    Cause::BreakerOpen,
-    Cause::Interrupted,
-];
-const SANDBOXES: [Sandbox; 4] = [
-    Sandbox::None,
-    Sandbox::Basic,
-    Sandbox::Landlock,
-    Sandbox::Bwrap,
-];
-const FAILURES: [FailureClass; 4] = [
-    FailureClass::Model,
-    FailureClass::Tool,
-    FailureClass::Limit,
-    FailureClass::Internal,
-];
-const TURN_STATUSES: [TurnStatus; 3] = [
-    TurnStatus::Completed,
-    TurnStatus::Failed,
-    TurnStatus::Cancelled,
-];
-
-/// The value with this name.
-fn named<T: Copy>(name: &str, all: &[T], name_of: fn(&T) -> &'static str) -> Result<T, Damage> {
-    let found = all.iter().find(|value| name_of(value) == name).copied();
-    found.ok_or_else(|| Damage::Newer(format!("the word '{name}'")))
-}
-
 fn pack<T: Serialize>(kind: u16, value: &T) -> Result<(u16, Vec<u8>), String> {
     let payload = rmp_serde::to_vec_named(value).map_err(|error| error.to_string())?;
     Ok((kind, payload))
@@ -500,15 +478,17 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        ApprovalDecision, ApprovalRequest, Attachment, AttachmentKind, ChildStarted, Event,
-        Failure, FinishReason, LlmResponse, Parent, RequestedCall, SessionCreated, Spent, ToolCall,
-        ToolResult, Usage, UserInput,
+        Amounts, ApprovalDecision, ApprovalRequest, Attachment, AttachmentKind, BudgetRaised,
+        BudgetReached, Cause, ChildStarted, Compaction, Decision, EffectClass, Event, Failure,
+        FailureClass, Feedback, FinishReason, Fork, InputMode, LlmRequest, LlmResponse, Measure,
+        ModelSwitch, Outcome, Parent, Pause, PauseCause, Purpose, Question, RequestedCall, Sandbox,
+        Scope, SessionCreated, Spent, ToolCall, ToolResult, TurnStatus, Usage, UserInput,
     };
     use crate::id::CallId;
-    use crate::store::Asked;
     use crate::store::engine::Write;
     use crate::store::key;
     use crate::store::record::{self, Meta};
+    use crate::store::{Asked, Status};
 
     const SESSION: SessionId = SessionId::from_u128(0x0193_5b1c_0000_0000_0000_0000_0000_002a);
     const USAGE: Usage = Usage {
@@ -516,6 +496,13 @@ mod tests {
         cached: 1_000,
         output: 70_000,
         reasoning: 3,
+    };
+
+    const MORE: Amounts = Amounts {
+        usd: Some(0.5),
+        tokens: Some(70_000),
+        steps: None,
+        seconds: Some(60),
     };
 
     fn folder() -> PathBuf {
@@ -538,6 +525,7 @@ mod tests {
             cost_usd: Some(0.0125),
             ttft_ms: Some(180),
             duration_ms: 2_500,
+            from_cache: false,
         }
     }
 
@@ -655,6 +643,7 @@ mod tests {
             key: parent.key.clone(),
             agent: "researcher".to_owned(),
             session: SessionId::from_u128(SESSION.to_u128() + 1),
+            grant: None,
         };
         let created = SessionCreated {
             agent: "researcher".to_owned(),
@@ -683,6 +672,132 @@ mod tests {
             ("session_created_child", Fact::SessionCreated(created)),
             ("tool_result_spent", Fact::ToolResult(result)),
         ]
+    }
+
+    /// Fields that were added to kinds that were there, by the name of the witness.
+    fn grown_facts() -> Vec<(&'static str, Fact)> {
+        let turn = TurnId::new(1);
+        vec![
+            (
+                "session_created_fork",
+                Fact::SessionCreated(SessionCreated {
+                    agent: "assistant".to_owned(),
+                    model: "default".to_owned(),
+                    tenant: "acme".to_owned(),
+                    forked_from: Some(Fork {
+                        session: SESSION,
+                        at: Seq::new(7),
+                    }),
+                    grant: Some(MORE),
+                    ..SessionCreated::default()
+                }),
+            ),
+            (
+                "child_started_grant",
+                Fact::ChildStarted(ChildStarted {
+                    of: Seq::new(6),
+                    key: format!("{SESSION}:6"),
+                    agent: "researcher".to_owned(),
+                    session: SESSION,
+                    grant: Some(MORE),
+                }),
+            ),
+            (
+                "user_input_steer",
+                Fact::UserInput(UserInput {
+                    content: "and of 2+2?".to_owned(),
+                    mode: InputMode::Steer,
+                    ..UserInput::default()
+                }),
+            ),
+            (
+                "llm_request_summary",
+                Fact::LlmRequest(LlmRequest {
+                    turn,
+                    step: 2,
+                    attempt: 1,
+                    model: "default".to_owned(),
+                    inputs: vec![Seq::new(8)],
+                    purpose: Purpose::Summary { upto: Seq::new(5) },
+                }),
+            ),
+            (
+                "llm_response_from_cache",
+                Fact::LlmResponse(LlmResponse {
+                    from_cache: true,
+                    ..response()
+                }),
+            ),
+        ]
+    }
+
+    /// What people and limits do to a session; each with the name of its witness.
+    fn facts_of_guidance() -> Vec<(&'static str, Fact)> {
+        let turn = TurnId::new(1);
+        let by = Some("ann".to_owned());
+        vec![
+            (
+                "context_compacted",
+                Fact::ContextCompacted(Compaction {
+                    upto: Seq::new(5),
+                    summary: Some("they did sums".to_owned()),
+                }),
+            ),
+            (
+                "feedback",
+                Fact::Feedback(Feedback {
+                    turn,
+                    score: 0.75,
+                    comment: Some("good".to_owned()),
+                    by: by.clone(),
+                }),
+            ),
+            (
+                "paused",
+                Fact::Paused(Pause {
+                    cause: PauseCause::Person,
+                    by: by.clone(),
+                    reason: Some("lunch".to_owned()),
+                }),
+            ),
+            ("resumed", Fact::Resumed { by: by.clone() }),
+            (
+                "budget_reached",
+                Fact::BudgetReached(BudgetReached {
+                    scope: Scope::TenantDay,
+                    measure: Measure::Usd,
+                    limit: 5.0,
+                    spent: 4.5,
+                    needed: 0.75,
+                    until: Some(Timestamp(1_700_000_060_000)),
+                }),
+            ),
+            (
+                "budget_raised",
+                Fact::BudgetRaised(BudgetRaised {
+                    scope: Scope::Session,
+                    more: MORE,
+                    by,
+                }),
+            ),
+            (
+                "model_switched",
+                Fact::ModelSwitched(ModelSwitch {
+                    turn,
+                    from: "default".to_owned(),
+                    to: "spare".to_owned(),
+                    reason: "the provider says that it is overloaded".to_owned(),
+                }),
+            ),
+        ]
+    }
+
+    /// Facts with a witness of their own name.
+    fn named_facts() -> Vec<(&'static str, Fact)> {
+        let mut all = facts_of_families();
+        all.extend(grown_facts());
+        all.extend(facts_of_guidance());
+        all
     }
 
     fn summary_of_a_child() -> Summary {
@@ -724,24 +839,24 @@ mod tests {
                 model: "default".to_owned(),
                 tenant: "acme".to_owned(),
                 labels: [("team".to_owned(), "blue".to_owned())].into(),
-                parent: None,
-                depth: 0,
+                ..SessionCreated::default()
             }),
             Fact::UserInput(UserInput {
                 content: "What is 1+1?".to_owned(),
                 by: Some("ann".to_owned()),
-                key: None,
+                ..UserInput::default()
             }),
             Fact::TurnStarted {
                 turn,
                 inputs: vec![Seq::new(2), Seq::new(300)],
             },
-            Fact::LlmRequest {
+            Fact::LlmRequest(LlmRequest {
                 turn,
                 step: 1,
                 attempt: 2,
                 model: "default".to_owned(),
-            },
+                ..LlmRequest::default()
+            }),
             Fact::LlmResponse(response()),
             Fact::ToolCall(tool_call(turn)),
             Fact::ToolResult(ToolResult {
@@ -839,7 +954,7 @@ mod tests {
             let name = later_name(result);
             records.push(record_of(&name, fact, number));
         }
-        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+        for ((name, fact), number) in named_facts().into_iter().zip(200..) {
             records.push(record_of(name, fact, number));
         }
         for ((name, fact), number) in facts_with_causes().into_iter().zip(200..) {
@@ -937,7 +1052,7 @@ mod tests {
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
         }
-        for ((name, fact), number) in facts_of_families().into_iter().zip(200..) {
+        for ((name, fact), number) in named_facts().into_iter().zip(200..) {
             let (_, value) = witness(name);
             let event = record::decode_event(SESSION, Seq::new(number), &value).unwrap();
             assert_eq!(event.fact, fact);
@@ -991,6 +1106,18 @@ mod tests {
         for status in TURN_STATUSES {
             let found = named(status.name(), &TURN_STATUSES, |s| s.name());
             assert_eq!(found, Ok(status));
+        }
+        for mode in INPUT_MODES {
+            assert_eq!(named(mode.name(), &INPUT_MODES, |m| m.name()), Ok(mode));
+        }
+        for cause in PAUSE_CAUSES {
+            assert_eq!(named(cause.name(), &PAUSE_CAUSES, |c| c.name()), Ok(cause));
+        }
+        for scope in SCOPES {
+            assert_eq!(named(scope.name(), &SCOPES, |s| s.name()), Ok(scope));
+        }
+        for measure in MEASURES {
+            assert_eq!(named(measure.name(), &MEASURES, |m| m.name()), Ok(measure));
         }
     }
 

@@ -127,6 +127,8 @@ pub enum Status {
     Unfinished,
     /// A turn is unfinished, and only people's answers are missing. Not resumed at start.
     Waiting,
+    /// Paused, and nothing of it runs any more. Not resumed at start.
+    Paused,
     /// It kept failing and was set aside.
     Quarantined,
     /// It takes no more input.
@@ -134,6 +136,24 @@ pub enum Status {
 }
 
 impl Status {
+    /// Whether something is to be done yet, now or when somebody allows it.
+    #[must_use]
+    pub const fn owes(self) -> bool {
+        match self {
+            Self::Unfinished | Self::Waiting | Self::Paused => true,
+            Self::Idle | Self::Quarantined | Self::Closed => false,
+        }
+    }
+
+    /// Whether it has to be resumed when the store is opened.
+    #[must_use]
+    pub const fn goes_on(self) -> bool {
+        match self {
+            Self::Unfinished => true,
+            Self::Waiting | Self::Paused | Self::Idle | Self::Quarantined | Self::Closed => false,
+        }
+    }
+
     /// The name used on the wire.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -141,6 +161,7 @@ impl Status {
             Self::Idle => "idle",
             Self::Unfinished => "unfinished",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
             Self::Quarantined => "quarantined",
             Self::Closed => "closed",
         }

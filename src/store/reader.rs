@@ -245,14 +245,15 @@ fn listed<E: Engine>(
     }
 }
 
-/// The unfinished sessions, those not counted that wait for a person. A count that cannot be read
-/// is the greatest there is.
+/// The unfinished sessions, those not counted that wait for a person or are paused. A count that
+/// cannot be read is the greatest there is.
 pub(super) fn unfinished<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished>, StoreError> {
     let mut found = owing(shared)?;
     // One whose summary cannot be read is told of when it is resumed.
-    found.retain(
-        |it| !matches!(summary(shared, it.session), Ok(Some(it)) if it.status == Status::Waiting),
-    );
+    found.retain(|it| match summary(shared, it.session) {
+        Ok(Some(summary)) => summary.status.goes_on(),
+        Ok(None) | Err(_) => true,
+    });
     Ok(found)
 }
 

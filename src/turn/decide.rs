@@ -4,12 +4,12 @@
 //! a turn, the intents of the tool calls that an answer asks for), until something is owed.
 
 use super::{
-    ModelFailure, OpenCall, Owed, Phase, Rules, Slot, Stage, State, ToolDeath, Turn, Verdict,
-    approval, outcome,
+    Input, ModelFailure, OpenCall, Owed, Phase, Refusal, Rules, Slot, Stage, State, ToolDeath,
+    Turn, approval, outcome,
 };
 use crate::event::{
-    Cause, ChildStarted, EffectClass, Event, Fact, Failure, FailureClass, LlmResponse,
-    SessionCreated, Timestamp, ToolCall, ToolResult, TurnStatus, UserInput,
+    Cause, EffectClass, Event, Fact, Failure, FailureClass, LlmRequest, Pause, PauseCause,
+    Timestamp, ToolCall, TurnStatus, UserInput,
 };
 use crate::id::Seq;
 
@@ -19,135 +19,6 @@ pub(super) const CANCELLED: &str = "cancelled";
 const INTERRUPTED: &str = "interrupted";
 /// Code of a turn with too many steps.
 const TOO_MANY_STEPS: &str = "too_many_steps";
-
-/// Something that reached the session from outside.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// The session begins.
-    Create(SessionCreated),
-    /// Somebody said something.
-    Say(UserInput),
-    /// There is a place for a turn.
-    Place,
-    /// The wait before the next try is over.
-    RetryDue,
-    /// The model gave a whole answer.
-    Answered(LlmResponse),
-    /// The model gave none.
-    ModelFailed(ModelFailure),
-    /// The tool gave an outcome.
-    ToolDone(ToolResult),
-    /// A run of the tool ended without an outcome.
-    ToolDied(ToolDeath),
-    /// The session has had too many runs that died, over all its tools; comes before the end of
-    /// the call that is given up for it.
-    RestartsSpent {
-        /// The call's intent.
-        of: Seq,
-        /// So many were allowed …
-        max_restarts: u32,
-        /// … within this time, milliseconds.
-        within_ms: u64,
-    },
-    /// A person answers a question about a tool call.
-    Rule(Verdict),
-    /// Questions may have expired.
-    Due,
-    /// A tool call wants a session of its own.
-    StartChild {
-        /// Which call, and what session.
-        child: ChildStarted,
-        /// So many children of open calls have done their work.
-        over: usize,
-    },
-    /// Somebody wants the turn to stop.
-    Cancel,
-    /// The session that began this one does not want its answer any more.
-    Recall,
-    /// The session was rebuilt from its log: what was running is not running any more.
-    Recover {
-        /// Why it was rebuilt.
-        reason: String,
-    },
-    /// It is to be set aside.
-    Quarantine {
-        /// What failed.
-        reason: String,
-    },
-    /// It may go on.
-    Release {
-        /// Who says so.
-        by: Option<String>,
-    },
-    /// It takes no more input.
-    Close {
-        /// Who says so.
-        by: Option<String>,
-    },
-}
-
-/// The input does not fit. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The same key came before, with the same content.
-    #[error("this input was accepted before, as event {0}")]
-    Repeated(Seq),
-    /// The same key came before, with another content.
-    #[error("the key was used for another input, event {0}; use a new key for a new input")]
-    KeyReused(Seq),
-    /// Too many inputs wait in this session.
-    #[error("{0} inputs wait in this session already; wait for its turn to finish, or cancel it")]
-    TooManyInputs(usize),
-    /// The session is closed.
-    #[error("the session is closed and takes no more input; begin a new one")]
-    Closed,
-    /// The session is set aside.
-    #[error("the session is quarantined; `impresario release` lets it go on")]
-    Quarantined,
-    /// Nothing runs that could be cancelled.
-    #[error("no turn is running")]
-    NothingRuns,
-    /// No tool call waits for a person.
-    #[error("no tool call{} waits for an answer; it may have been answered already, `impresario log` shows by whom", .0.map(|of| format!(" {of}")).unwrap_or_default())]
-    NothingAsked(Option<Seq>),
-    /// More than one tool call waits for a person.
-    #[error("several tool calls wait for an answer: {0}; say which")]
-    SeveralAsked(String),
-    /// The answer is about something else than was asked.
-    #[error("the answer is not about what call {0} asks now: the digests differ; look at it again")]
-    OtherCall(Seq),
-    /// The tool is not what it was when the question was asked.
-    #[error(
-        "the tool '{0}' was set up anew since this was asked, so that the call cannot be approved any more; deny it, and the model can ask again"
-    )]
-    ToolChanged(String),
-    /// What the tool is cannot be found out now.
-    #[error(
-        "what the tool '{0}' is now is not known, because its server does not run or it is gone; try again when it is there, or deny the call"
-    )]
-    ToolAbsent(String),
-    /// An outcome of something that is not open any more.
-    #[error("the outcome of {0} is not owed")]
-    Stale(Seq),
-    /// So many sessions stand above it that it may begin none.
-    #[error(
-        "this agent was called through {0} others and may call no further one (sessions.max_depth); do the work without it"
-    )]
-    TooDeep(u32),
-    /// Too many sessions work for it.
-    #[error(
-        "{0} agents are at work for this session already (sessions.live_children); call this one when another has answered"
-    )]
-    TooManyChildren(usize),
-    /// It has begun as many sessions as it may.
-    #[error(
-        "this session has called {0} agents and may call no more (sessions.lifetime_children); do the work without them"
-    )]
-    NoMoreChildren(u32),
-    /// It is so already.
-    #[error("nothing changes")]
-    NoChange,
-}
 
 impl State {
     /// The facts that an input leads to, in order; never empty.
@@ -200,6 +71,9 @@ impl State {
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
             Input::Release { by } if self.quarantined => Ok(vec![Fact::Released { by }]),
             Input::Release { .. } => Err(Refusal::NoChange),
+            Input::Pause(pause) => self.pause(pause),
+            Input::Resume { by } if self.paused.is_some() => Ok(vec![Fact::Resumed { by }]),
+            Input::Resume { .. } => Err(Refusal::NotPaused),
             Input::Close { .. } if self.closed => Err(Refusal::NoChange),
             Input::Close { by } => Ok(vec![Fact::SessionClosed { by }]),
         }
@@ -235,6 +109,7 @@ impl State {
             return Vec::new();
         };
         match &turn.phase {
+            Phase::Ask { .. } if self.paused.is_some() => Vec::new(),
             Phase::Ask { .. } if turn.step > rules.max_steps => vec![too_many_steps(rules)],
             Phase::Ask { attempt } => vec![ask(turn, *attempt, rules)],
             Phase::Tools(slots) => slots
@@ -272,6 +147,20 @@ impl State {
         Ok(vec![Fact::UserInput(input)])
     }
 
+    fn pause(&self, pause: Pause) -> Result<Vec<Fact>, Refusal> {
+        if self.quarantined {
+            return Err(Refusal::Quarantined);
+        }
+        if self.closed && self.turn.is_none() {
+            return Err(Refusal::Closed);
+        }
+        // One that a budget paused does not go on by itself once a person has paused it too.
+        if self.paused == Some(PauseCause::Person) || self.paused == Some(pause.cause) {
+            return Err(Refusal::NoChange);
+        }
+        Ok(vec![Fact::Paused(pause)])
+    }
+
     fn begin_turn(&self) -> Result<Vec<Fact>, Refusal> {
         match self.waiting.front() {
             Some(input) if self.owed() == [Owed::Place] => Ok(vec![Fact::TurnStarted {
@@ -289,6 +178,9 @@ impl State {
         let Phase::Backoff { attempt, .. } = turn.phase else {
             return Err(Refusal::NoChange);
         };
+        if self.paused.is_some() {
+            return Err(Refusal::NoChange);
+        }
         Ok(vec![ask(turn, attempt, rules)])
     }
 
@@ -402,7 +294,8 @@ impl State {
                 of: Some(of),
                 retry_in_ms: again.then_some(0),
             }));
-            facts.extend(again.then(|| ask(turn, attempt.saturating_add(1), rules)));
+            let at_once = again && self.paused.is_none();
+            facts.extend(at_once.then(|| ask(turn, attempt.saturating_add(1), rules)));
         }
         // A log that was cut between two facts of one write may end before a consequence.
         if facts.is_empty() && self.consequences(at, rules).is_empty() {
@@ -442,12 +335,13 @@ impl State {
 }
 
 fn ask(turn: &Turn, attempt: u32, rules: &Rules) -> Fact {
-    Fact::LlmRequest {
+    Fact::LlmRequest(LlmRequest {
         turn: turn.id,
         step: turn.step,
         attempt,
         model: rules.model.clone(),
-    }
+        ..LlmRequest::default()
+    })
 }
 
 fn too_many_steps(rules: &Rules) -> Fact {

@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, Fact, Failure, LlmResponse, RequestedCall, SessionCreated, Timestamp, ToolResult,
-    TurnStatus, Usage, UserInput,
+    Event, Fact, Failure, LlmRequest, LlmResponse, PauseCause, SessionCreated, Timestamp,
+    ToolResult, TurnStatus, Usage, UserInput,
 };
 use crate::id::{Seq, TurnId};
 
@@ -24,8 +24,10 @@ mod call;
 mod children;
 mod death;
 mod decide;
+mod input;
 mod keys;
 mod outcome;
+mod phase;
 mod rules;
 
 pub use approval::{Ruling, Verdict};
@@ -33,8 +35,9 @@ pub use call::{Consent, OpenCall};
 pub use children::{Child, ChildLimits};
 use children::{Children, Errand};
 pub use death::{ModelFailure, ToolDeath};
-pub use decide::{Input, Refusal};
+pub use input::{Input, Refusal};
 use keys::Keys;
+use phase::{Phase, Slot, Stage, Turn};
 pub use rules::{Rules, ToolRule};
 
 /// Where a session stands after some event.
@@ -53,52 +56,9 @@ pub struct State {
     cost_usd: f64,
     children: Children,
     errand: Errand,
+    paused: Option<PauseCause>,
     quarantined: bool,
     closed: bool,
-}
-
-/// A turn that is not finished.
-#[derive(Clone, Debug, PartialEq)]
-struct Turn {
-    id: TurnId,
-    step: u32,
-    usage: Usage,
-    /// `None` as soon as one answer had no price.
-    cost_usd: Option<f64>,
-    phase: Phase,
-}
-
-/// What an unfinished turn is at.
-#[derive(Clone, Debug, PartialEq)]
-enum Phase {
-    /// The model is to be asked now.
-    Ask { attempt: u32 },
-    /// The model is to be asked again, not before `until`.
-    Backoff { attempt: u32, until: Timestamp },
-    /// The model owes an answer.
-    Asking { of: Seq, attempt: u32 },
-    /// Tools owe answers.
-    Tools(Vec<Slot>),
-    /// Nothing more will happen; only the end is not recorded.
-    Ending(TurnStatus),
-}
-
-/// One tool call that the model asked for.
-#[derive(Clone, Debug, PartialEq)]
-struct Slot {
-    call: RequestedCall,
-    stage: Stage,
-}
-
-/// How far a tool call is.
-#[derive(Clone, Debug, PartialEq)]
-enum Stage {
-    /// No intent is recorded.
-    Asked,
-    /// The intent is recorded, the outcome is not.
-    Open(OpenCall),
-    /// The outcome is recorded.
-    Done,
 }
 
 /// Work that has to be going on in the present state.
@@ -150,9 +110,7 @@ impl State {
             }
             Fact::UserInput(input) => self.take_input(event.seq, input),
             Fact::TurnStarted { turn, inputs } => self.begin(*turn, inputs),
-            Fact::LlmRequest { step, attempt, .. } => {
-                self.asking(event.seq, *step, *attempt);
-            }
+            Fact::LlmRequest(request) => self.asking(event.seq, request),
             Fact::LlmResponse(response) => self.answered(response),
             Fact::ToolCall(call) => self.call_opened(event, call),
             Fact::ToolResult(result) => self.call_done(result),
@@ -178,6 +136,13 @@ impl State {
                 self.turn = None;
                 self.errand.turn_finished(*turn);
             }
+            Fact::Paused(pause) => self.paused = Some(pause.cause),
+            Fact::Resumed { .. } => self.paused = None,
+            Fact::ModelSwitched(_)
+            | Fact::ContextCompacted(_)
+            | Fact::BudgetReached(_)
+            | Fact::BudgetRaised(_)
+            | Fact::Feedback(_) => {}
             Fact::Quarantined { .. } => self.quarantined = true,
             Fact::Released { .. } => self.quarantined = false,
             Fact::SessionClosed { .. } => self.closed = true,
@@ -191,7 +156,7 @@ impl State {
             return Vec::new();
         }
         let Some(turn) = &self.turn else {
-            let waits = !self.waiting.is_empty();
+            let waits = !self.waiting.is_empty() && self.paused.is_none();
             return waits.then_some(Owed::Place).into_iter().collect();
         };
         match &turn.phase {
@@ -200,6 +165,7 @@ impl State {
                 attempt: *attempt,
             }],
             Phase::Tools(_) => self.open_calls().filter_map(owed_of_call).collect(),
+            Phase::Backoff { .. } if self.paused.is_some() => Vec::new(),
             Phase::Backoff { until, .. } => vec![Owed::Wait { until: *until }],
             Phase::Ask { .. } | Phase::Ending(_) => Vec::new(),
         }
@@ -284,6 +250,19 @@ impl State {
         !owed.is_empty() && owed.iter().all(|it| matches!(it, Owed::Approval { .. }))
     }
 
+    /// What paused it, if something did. What runs goes on to its end; nothing new begins.
+    #[must_use]
+    pub const fn paused(&self) -> Option<PauseCause> {
+        self.paused
+    }
+
+    /// Whether a turn is unfinished, and only people can have it go on: nothing of it runs.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        let stopped = self.paused.is_some() && self.turn.is_some() && self.owed().is_empty();
+        (stopped && !self.quarantined) || self.waits_for_people()
+    }
+
     /// The call with this intent, if its outcome is owed.
     #[must_use]
     pub fn open_call(&self, of: Seq) -> Option<&OpenCall> {
@@ -315,10 +294,13 @@ impl State {
         });
     }
 
-    fn asking(&mut self, of: Seq, step: u32, attempt: u32) {
+    fn asking(&mut self, of: Seq, request: &LlmRequest) {
         if let Some(turn) = &mut self.turn {
-            turn.step = step;
-            turn.phase = Phase::Asking { of, attempt };
+            turn.step = request.step;
+            turn.phase = Phase::Asking {
+                of,
+                attempt: request.attempt,
+            };
         }
     }
 
@@ -450,15 +432,6 @@ fn owed_of_call(open: &OpenCall) -> Option<Owed> {
             until: asked.expires_at,
         }),
         Consent::Needed | Consent::Refused(..) => None,
-    }
-}
-
-impl Slot {
-    fn asked(call: &RequestedCall) -> Self {
-        Self {
-            call: call.clone(),
-            stage: Stage::Asked,
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::context::Context;
 use crate::event::{
-    Cause, ChildStarted, EffectClass, FinishReason, Outcome, Parent, Question, Spent, ToolResult,
+    Cause, ChildStarted, EffectClass, FinishReason, Outcome, Parent, Pause, Question,
+    RequestedCall, Spent, ToolResult,
 };
 use crate::id::{CallId, SessionId};
 use crate::model::Request;
@@ -97,10 +98,12 @@ impl World {
                     reason: "defect".into(),
                 },
                 3 => Input::Release { by: None },
+                4 if dice.pick.is_multiple_of(3) => pause(PauseCause::Person),
+                5 => Input::Resume { by: None },
                 _ => Input::Say(UserInput {
                     content: format!("say {pick}"),
-                    by: None,
                     key: (pick % 3 == 0).then(|| format!("key {}", dice.kind)),
+                    ..UserInput::default()
                 }),
             },
             Some(Owed::Place) => Input::Place,
@@ -194,6 +197,7 @@ fn child_input(open: &OpenCall, dice: &Dice) -> Input {
         key: format!("s:{}:{}", open.of, dice.pick % 3),
         agent: "helper".into(),
         session: SessionId::from_u128(u128::from(dice.pick)),
+        grant: None,
     };
     Input::StartChild { child, over: 0 }
 }
@@ -289,7 +293,9 @@ proptest! {
                 }
             }
             let at_rest = world.state.owed().is_empty();
-            prop_assert_eq!(at_rest, !world.state.is_unfinished() || world.state.is_quarantined());
+            let stopped = world.state.is_quarantined() || world.state.paused().is_some();
+            prop_assert!(at_rest || world.state.is_unfinished());
+            prop_assert!(!at_rest || stopped || !world.state.is_unfinished());
             prop_assert!(!refused || world.state == before);
             assert_outcomes(&world.log, &world.state);
         }
@@ -300,6 +306,7 @@ proptest! {
         let mut world = play(&game);
         let _maybe_not_set_aside = world.give(Input::Release { by: None });
         let _maybe_nothing = world.give(Input::Recover { reason: "killed".into() });
+        let _maybe_not_paused = world.give(Input::Resume { by: None });
         for _ in 0..1_000 {
             match world.state.owed().first() {
                 None => break,
@@ -377,9 +384,99 @@ proptest! {
 fn said(key: Option<&str>, content: &str) -> Input {
     Input::Say(UserInput {
         content: content.into(),
-        by: None,
         key: key.map(ToOwned::to_owned),
+        ..UserInput::default()
     })
+}
+
+fn pause(cause: PauseCause) -> Input {
+    Input::Pause(Pause {
+        cause,
+        by: None,
+        reason: None,
+    })
+}
+
+/// The names of the events after this one.
+fn names_after(world: &World, seq: Seq) -> Vec<&'static str> {
+    let later = world.log.iter().filter(|event| event.seq > seq);
+    later.map(|event| event.fact.name()).collect()
+}
+
+#[test]
+fn a_paused_turn_ends_its_step_and_goes_on_where_it_was() {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    let asked = world.state.head();
+    world.give(pause(PauseCause::Person)).unwrap();
+    assert!(!world.state.rests());
+    let answer = model_input(asked, &Dice { kind: 1, pick: 0 });
+    world.give(answer).unwrap();
+    for owed in world.state.owed() {
+        let Owed::Tool(open) = owed else {
+            panic!("the step's tools run on")
+        };
+        world
+            .give(tool_input(&open, &Dice { kind: 2, pick: 0 }))
+            .unwrap();
+    }
+    assert!(world.state.rests());
+    let recover = Input::Recover {
+        reason: "the daemon was restarted".into(),
+    };
+    assert_eq!(world.give(recover), Err(Refusal::NoChange));
+    let before = world.state.head();
+    world.give(Input::Resume { by: None }).unwrap();
+    assert_eq!(names_after(&world, before), ["resumed", "llm_request"]);
+    assert_eq!(
+        world.give(Input::Resume { by: None }),
+        Err(Refusal::NotPaused)
+    );
+}
+
+#[test]
+fn a_paused_session_takes_inputs_and_begins_no_turn() {
+    let mut world = World::begun();
+    world.give(pause(PauseCause::Person)).unwrap();
+    world.give(said(None, "hi")).unwrap();
+    assert_eq!(world.state.owed(), []);
+    assert_eq!(world.give(Input::Place), Err(Refusal::NoChange));
+    world.give(Input::Resume { by: None }).unwrap();
+    assert_eq!(world.state.owed(), [Owed::Place]);
+}
+
+#[test]
+fn a_paused_session_tries_its_model_again_only_when_it_goes_on() {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(Input::Place).unwrap();
+    world.give(pause(PauseCause::Person)).unwrap();
+    let recover = |world: &mut World| {
+        world.give(Input::Recover {
+            reason: "killed".into(),
+        })
+    };
+    recover(&mut world).unwrap();
+    assert!(world.state.rests());
+    assert_eq!(world.give(Input::RetryDue), Err(Refusal::NoChange));
+    world.give(Input::Resume { by: None }).unwrap();
+    assert!(matches!(world.state.owed()[..], [Owed::Wait { .. }]));
+    world.give(Input::RetryDue).unwrap();
+    assert!(matches!(
+        world.state.owed()[..],
+        [Owed::Model { attempt: 2, .. }]
+    ));
+}
+
+#[test]
+fn what_a_person_has_paused_too_does_not_go_on_with_the_budget() {
+    let mut world = World::begun();
+    world.give(pause(PauseCause::Budget)).unwrap();
+    world.give(pause(PauseCause::Person)).unwrap();
+    assert_eq!(world.state.paused(), Some(PauseCause::Person));
+    let again = world.give(pause(PauseCause::Budget));
+    assert_eq!(again, Err(Refusal::NoChange));
 }
 
 #[test]

@@ -47,8 +47,7 @@ pub(crate) fn created() -> Fact {
 pub(crate) fn says(content: &str) -> Fact {
     Fact::UserInput(UserInput {
         content: content.to_owned(),
-        by: None,
-        key: None,
+        ..UserInput::default()
     })
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::control::wire::{
-    ApprovalDecided, ApprovalRequested, Attachment, ChildStarted, Parent, rfc3339,
+    Amounts, ApprovalDecided, ApprovalRequested, Attachment, BudgetRaised, BudgetReached,
+    ChildStarted, ContextCompacted, Feedback, Fork, ModelSwitched, Parent, Paused, rfc3339,
 };
 use crate::event::{self, Fact};
 use crate::id::{Seq, SessionId};
@@ -48,6 +49,12 @@ pub struct SessionCreated {
     /// So many sessions stand above it.
     #[serde(default)]
     pub depth: u32,
+    /// The session whose beginning it shares, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<Fork>,
+    /// What it may spend of its parent's budget, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Amounts>,
 }
 
 /// `user_input`: accepted durably, not yet applied to a turn.
@@ -61,6 +68,18 @@ pub struct UserInput {
     /// Idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// What is done with it while a turn runs: `queue` (it waits for the next turn), `steer` (it
+    /// enters this one, with its next model call), `reject` (it would have been refused).
+    #[serde(default = "queue", skip_serializing_if = "is_queue")]
+    pub mode: String,
+}
+
+fn queue() -> String {
+    "queue".to_owned()
+}
+
+fn is_queue(mode: &String) -> bool {
+    mode == "queue"
 }
 
 /// `turn_started`.
@@ -83,6 +102,12 @@ pub struct LlmRequest {
     pub attempt: u32,
     /// The model's name in the settings.
     pub model: String,
+    /// Inputs that enter the turn with this call, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<u64>,
+    /// The answer will stand for everything up to this event; it is not shown as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary_upto: Option<u64>,
 }
 
 /// `llm_response`: a complete answer.
@@ -111,6 +136,9 @@ pub struct LlmResponse {
     pub ttft_ms: Option<u64>,
     /// To the end, milliseconds.
     pub duration_ms: u64,
+    /// The model was not asked: it is an earlier answer to the same request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_cache: bool,
 }
 
 /// A tool call as the model asked for it.
@@ -217,7 +245,7 @@ pub struct WorkerRestarted {
 pub struct TurnFinished {
     /// Which turn.
     pub turn: u32,
-    /// `completed`, `failed`, `cancelled`.
+    /// `completed`, `failed`, `cancelled`, `over_budget`.
     pub status: String,
     /// Tokens of all its model calls, those of the sessions that it began included.
     pub usage: Usage,
@@ -233,7 +261,7 @@ pub struct Quarantined {
     pub reason: String,
 }
 
-/// `released` and `session_closed`.
+/// `resumed`, `released` and `session_closed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SessionChange {
     /// Who did it.
@@ -278,29 +306,13 @@ impl Event {
 
 fn data(fact: &Fact, id: &str) -> Value {
     match fact {
-        Fact::SessionCreated(it) => value(SessionCreated {
-            agent: it.agent.clone(),
-            model: it.model.clone(),
-            tenant: it.tenant.clone(),
-            labels: it.labels.clone(),
-            parent: it.parent.as_ref().map(Parent::from),
-            depth: it.depth,
-        }),
-        Fact::UserInput(it) => value(UserInput {
-            content: it.content.clone(),
-            by: it.by.clone(),
-            key: it.key.clone(),
-        }),
+        Fact::SessionCreated(it) => value(SessionCreated::from(it)),
+        Fact::UserInput(it) => value(UserInput::from(it)),
         Fact::TurnStarted { turn, inputs } => value(TurnStarted {
             turn: turn.get(),
             inputs: inputs.iter().map(|seq| seq.get()).collect(),
         }),
-        Fact::LlmRequest {
-            turn,
-            step,
-            attempt,
-            model,
-        } => json!({"turn": turn, "step": step, "attempt": attempt, "model": model}),
+        Fact::LlmRequest(it) => value(LlmRequest::from(it)),
         Fact::LlmResponse(it) => value(LlmResponse::from(it)),
         Fact::ToolCall(it) => value(tool_call(it, id)),
         Fact::ToolResult(it) => value(ToolResult::from(it)),
@@ -330,8 +342,14 @@ fn data(fact: &Fact, id: &str) -> Value {
             usage: (*usage).into(),
             cost_usd: *cost_usd,
         }),
+        Fact::ModelSwitched(it) => value(ModelSwitched::from(it)),
+        Fact::ContextCompacted(it) => value(ContextCompacted::from(it)),
+        Fact::Paused(it) => value(Paused::from(it)),
+        Fact::BudgetReached(it) => value(BudgetReached::from(it)),
+        Fact::BudgetRaised(it) => value(BudgetRaised::from(it)),
+        Fact::Feedback(it) => value(Feedback::from(it)),
         Fact::Quarantined { reason } => json!({ "reason": reason }),
-        Fact::Released { by } | Fact::SessionClosed { by } => {
+        Fact::Resumed { by } | Fact::Released { by } | Fact::SessionClosed { by } => {
             value(SessionChange { by: by.clone() })
         }
     }
@@ -354,6 +372,32 @@ fn tool_call(call: &event::ToolCall, id: &str) -> ToolCall {
     }
 }
 
+impl From<&event::SessionCreated> for SessionCreated {
+    fn from(it: &event::SessionCreated) -> Self {
+        Self {
+            agent: it.agent.clone(),
+            model: it.model.clone(),
+            tenant: it.tenant.clone(),
+            labels: it.labels.clone(),
+            parent: it.parent.as_ref().map(Parent::from),
+            depth: it.depth,
+            forked_from: it.forked_from.as_ref().map(Fork::from),
+            grant: it.grant.map(Amounts::from),
+        }
+    }
+}
+
+impl From<&event::UserInput> for UserInput {
+    fn from(it: &event::UserInput) -> Self {
+        Self {
+            content: it.content.clone(),
+            by: it.by.clone(),
+            key: it.key.clone(),
+            mode: it.mode.name().to_owned(),
+        }
+    }
+}
+
 impl From<&event::LlmResponse> for LlmResponse {
     fn from(it: &event::LlmResponse) -> Self {
         let call = |call: &event::RequestedCall| RequestedCall {
@@ -371,6 +415,23 @@ impl From<&event::LlmResponse> for LlmResponse {
             cost_usd: it.cost_usd,
             ttft_ms: it.ttft_ms,
             duration_ms: it.duration_ms,
+            from_cache: it.from_cache,
+        }
+    }
+}
+
+impl From<&event::LlmRequest> for LlmRequest {
+    fn from(it: &event::LlmRequest) -> Self {
+        Self {
+            turn: it.turn.get(),
+            step: it.step,
+            attempt: it.attempt,
+            model: it.model.clone(),
+            inputs: it.inputs.iter().map(|seq| seq.get()).collect(),
+            summary_upto: match it.purpose {
+                event::Purpose::Answer => None,
+                event::Purpose::Summary { upto } => Some(upto.get()),
+            },
         }
     }
 }
@@ -457,12 +518,13 @@ mod tests {
     #[test]
     fn what_an_event_carries_is_read_back_as_the_type_of_its_kind() {
         let facts = [
-            Fact::LlmRequest {
+            Fact::LlmRequest(event::LlmRequest {
                 turn: TurnId::new(1),
                 step: 1,
                 attempt: 2,
                 model: "m".into(),
-            },
+                ..event::LlmRequest::default()
+            }),
             Fact::WorkerRestarted {
                 of: Seq::new(3),
                 attempt: 2,

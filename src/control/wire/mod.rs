@@ -8,6 +8,7 @@ mod attachment;
 mod child;
 mod event;
 mod frame;
+mod guide;
 mod method;
 mod schema;
 mod session;
@@ -25,6 +26,9 @@ pub use event::{
 };
 pub(crate) use frame::line;
 pub use frame::{BadFrame, ErrorData, ErrorObject, Notification, Request, Response};
+pub use guide::{
+    Amounts, BudgetRaised, BudgetReached, ContextCompacted, Feedback, Fork, ModelSwitched, Paused,
+};
 pub use method::{
     Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
     HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, SendInput, Sent, Shutdown,

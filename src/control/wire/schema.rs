@@ -5,11 +5,12 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
-    AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, CallTool,
-    Cancelled, ChildStarted, CreateSession, DeleteSession, Done, Event, EventPage, EventsOf, Hello,
-    HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, Notification,
-    OneSession, OneTool, PROTOCOL, Problem, Quarantined, Request, Response, SendInput, Sent,
-    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
+    AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, BudgetRaised,
+    BudgetReached, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
+    DeleteSession, Done, Event, EventPage, EventsOf, Feedback, Hello, HelloAnswer, ListSessions,
+    LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification, OneSession, OneTool,
+    PROTOCOL, Paused, Problem, Quarantined, Request, Response, SendInput, Sent, Session,
+    SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
     Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
     Unsubscribe, UserInput, Why, WorkerRestarted,
 };
@@ -92,6 +93,13 @@ fn of_events(generator: &mut SchemaGenerator) -> Value {
         "error": generator.subschema_for::<Problem>(),
         "worker_restarted": generator.subschema_for::<WorkerRestarted>(),
         "turn_finished": generator.subschema_for::<TurnFinished>(),
+        "model_switched": generator.subschema_for::<ModelSwitched>(),
+        "context_compacted": generator.subschema_for::<ContextCompacted>(),
+        "paused": generator.subschema_for::<Paused>(),
+        "resumed": generator.subschema_for::<SessionChange>(),
+        "budget_reached": generator.subschema_for::<BudgetReached>(),
+        "budget_raised": generator.subschema_for::<BudgetRaised>(),
+        "feedback": generator.subschema_for::<Feedback>(),
         "quarantined": generator.subschema_for::<Quarantined>(),
         "released": generator.subschema_for::<SessionChange>(),
         "session_closed": generator.subschema_for::<SessionChange>(),

@@ -4,15 +4,16 @@
 
 use super::{
     ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, ChildStartedDisk,
-    DECISIONS, EFFECTS, FAILURES, FailureDisk, LlmRequestDisk, LlmResponseDisk, OUTCOMES,
-    ParentDisk, QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES, SessionCreatedDisk,
-    SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk, TurnStartedDisk,
-    UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned, session_id, text,
+    DECISIONS, EFFECTS, FAILURES, FailureDisk, INPUT_MODES, LlmRequestDisk, LlmResponseDisk,
+    OUTCOMES, ParentDisk, QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES,
+    SessionCreatedDisk, SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk,
+    TurnStartedDisk, UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned,
+    session_id, text,
 };
 use crate::event::{
-    ApprovalDecision, ApprovalRequest, Cause, ChildStarted, Fact, Failure, FinishReason,
-    LlmResponse, Parent, RequestedCall, SessionCreated, Spent, Timestamp, ToolCall, ToolResult,
-    TurnStatus, Usage, UserInput,
+    ApprovalDecision, ApprovalRequest, Cause, ChildStarted, Fact, Failure, FinishReason, InputMode,
+    LlmRequest, LlmResponse, Parent, Purpose, RequestedCall, SessionCreated, Spent, Timestamp,
+    ToolCall, ToolResult, TurnStatus, Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
 use crate::store::Asked;
@@ -34,6 +35,8 @@ impl<'a> From<&'a SessionCreated> for SessionCreatedDisk<'a> {
                 key: text(&parent.key),
             }),
             depth: Some(created.depth).filter(|depth| *depth > 0),
+            forked_from: created.forked_from.as_ref().map(Into::into),
+            grant: created.grant.map(Into::into),
         }
     }
 }
@@ -59,6 +62,8 @@ impl TryFrom<SessionCreatedDisk<'_>> for SessionCreated {
                 None => None,
             },
             depth: disk.depth.unwrap_or(0),
+            forked_from: disk.forked_from.map(TryInto::try_into).transpose()?,
+            grant: disk.grant.map(Into::into),
         })
     }
 }
@@ -70,6 +75,7 @@ impl<'a> From<&'a ChildStarted> for ChildStartedDisk<'a> {
             key: text(&child.key),
             agent: text(&child.agent),
             session: id_text(child.session),
+            grant: child.grant.map(Into::into),
         }
     }
 }
@@ -83,6 +89,7 @@ impl TryFrom<ChildStartedDisk<'_>> for ChildStarted {
             key: disk.key.into_owned(),
             agent: disk.agent.into_owned(),
             session: session_id(&disk.session)?,
+            grant: disk.grant.map(Into::into),
         })
     }
 }
@@ -93,17 +100,27 @@ impl<'a> From<&'a UserInput> for UserInputDisk<'a> {
             content: text(&input.content),
             by: maybe(&input.by),
             key: maybe(&input.key),
+            mode: match input.mode {
+                InputMode::Queue => None,
+                mode @ (InputMode::Steer | InputMode::Reject) => Some(text(mode.name())),
+            },
         }
     }
 }
 
-impl From<UserInputDisk<'_>> for UserInput {
-    fn from(disk: UserInputDisk<'_>) -> Self {
-        Self {
+impl TryFrom<UserInputDisk<'_>> for UserInput {
+    type Error = Damage;
+
+    fn try_from(disk: UserInputDisk<'_>) -> Result<Self, Damage> {
+        Ok(Self {
             content: disk.content.into_owned(),
             by: owned(disk.by),
             key: owned(disk.key),
-        }
+            mode: match &disk.mode {
+                Some(mode) => named(mode, &INPUT_MODES, |mode| mode.name())?,
+                None => InputMode::Queue,
+            },
+        })
     }
 }
 
@@ -125,24 +142,32 @@ impl From<TurnStartedDisk> for Fact {
     }
 }
 
-impl<'a> LlmRequestDisk<'a> {
-    pub(super) fn new(turn: TurnId, (step, attempt): (u32, u32), model: &'a str) -> Self {
+impl<'a> From<&'a LlmRequest> for LlmRequestDisk<'a> {
+    fn from(request: &'a LlmRequest) -> Self {
         Self {
-            turn,
-            step,
-            attempt,
-            model: text(model),
+            turn: request.turn,
+            step: request.step,
+            attempt: request.attempt,
+            model: text(&request.model),
+            inputs: request.inputs.clone(),
+            summary_upto: match request.purpose {
+                Purpose::Answer => None,
+                Purpose::Summary { upto } => Some(upto),
+            },
         }
     }
 }
 
-impl From<LlmRequestDisk<'_>> for Fact {
+impl From<LlmRequestDisk<'_>> for LlmRequest {
     fn from(disk: LlmRequestDisk<'_>) -> Self {
-        Self::LlmRequest {
+        let summary = disk.summary_upto.map(|upto| Purpose::Summary { upto });
+        Self {
             turn: disk.turn,
             step: disk.step,
             attempt: disk.attempt,
             model: disk.model.into_owned(),
+            inputs: disk.inputs,
+            purpose: summary.unwrap_or_default(),
         }
     }
 }
@@ -159,6 +184,7 @@ impl<'a> From<&'a LlmResponse> for LlmResponseDisk<'a> {
             cost_usd: response.cost_usd,
             ttft_ms: response.ttft_ms,
             duration_ms: response.duration_ms,
+            from_cache: response.from_cache,
         }
     }
 }
@@ -175,6 +201,7 @@ impl From<LlmResponseDisk<'_>> for LlmResponse {
             cost_usd: disk.cost_usd,
             ttft_ms: disk.ttft_ms,
             duration_ms: disk.duration_ms,
+            from_cache: disk.from_cache,
         }
     }
 }
