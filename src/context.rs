@@ -4,6 +4,7 @@
 //! tool call without an outcome gets a synthetic result. The messages of a step never change once
 //! a later step was asked, so a provider's prompt cache keeps its prefix.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::event::{Event, Fact, LlmResponse, Outcome, RequestedCall};
 use crate::id::{CallId, Seq};
 
 /// One entry of the conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// A person's words.
     User(String),
@@ -48,14 +49,15 @@ pub struct ToolDefinition {
     pub parameters: Value,
 }
 
-/// The conversation so far, extended event by event.
-#[derive(Clone, Debug, Default)]
+/// The conversation so far, extended event by event. Its serialized form is a part of a snapshot.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Context {
     /// Finished entries. Shared with requests in flight.
     messages: Arc<Vec<Message>>,
     /// Inputs that no turn has taken yet.
     waiting: BTreeMap<Seq, String>,
-    /// Calls of the last answer, until each has its result.
+    /// Calls of the last answer, until each has its result; none where a snapshot is taken.
+    #[serde(skip)]
     open: Vec<OpenCall>,
 }
 

@@ -10,6 +10,7 @@ mod model;
 mod names;
 mod tool;
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::id::{Seq, TurnId};
@@ -27,7 +28,7 @@ pub use tool::{
 };
 
 /// Milliseconds since the Unix epoch, UTC. For people; order comes from [`Seq`] alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
 /// One fact in a session's log.
@@ -129,7 +130,7 @@ pub enum Fact {
 }
 
 /// How a session began.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionCreated {
     /// The agent's name in the settings.
     pub agent: String,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// Names one session for its whole life, across restarts; never used again after a delete.
 ///
 /// A ULID: 26 characters that sort by creation time.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct SessionId(ulid::Ulid);
 
 /// The text is not a session id.
@@ -61,6 +62,20 @@ impl SessionId {
     #[must_use]
     pub const fn from_key(key: [u8; 16]) -> Self {
         Self(ulid::Ulid(u128::from_be_bytes(key)))
+    }
+}
+
+impl From<SessionId> for String {
+    fn from(id: SessionId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = NotASessionId;
+
+    fn try_from(text: String) -> Result<Self, NotASessionId> {
+        text.parse()
     }
 }
 

@@ -12,8 +12,8 @@ use futures_util::FutureExt;
 use impresario::event::{Event, Timestamp};
 use impresario::id::Seq;
 use impresario::store::{
-    Blame, EventStore, FailPoint, MAX_EVENT_BYTES, MemoryStore, PageLimit, Status, StoreError,
-    Unfinished,
+    Blame, EventStore, FailPoint, MAX_EVENT_BYTES, MemoryStore, PageLimit, Snapshot, Status,
+    StoreError, Unfinished,
 };
 use store_support::{append, append_as, created, dense, says, session, stores, summary, whole_log};
 
@@ -161,6 +161,41 @@ async fn appends_of_one_session_may_follow_each_other_without_waiting() {
         }
         let log = whole_log(&*store, session(1), PageLimit::default()).await;
         assert_eq!(dense(&log.unwrap()), Some(50));
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_is_kept_in_the_place_of_an_earlier_one_and_goes_with_its_session() {
+    let (_dir, stores) = stores();
+    for store in stores {
+        let facts = (0..3).map(|_| says("word")).collect();
+        let append = append_as(session(1), 0, facts, Status::Idle);
+        store.append(append).await.unwrap();
+        assert_eq!(store.snapshot(session(1)).await.unwrap(), None);
+        let kept = |head, bytes: usize| Snapshot {
+            head: Seq::new(head),
+            bytes: vec![7; bytes],
+        };
+        let keep = async |snapshot: &Snapshot| {
+            store
+                .keep_snapshot(session(1), snapshot.clone())
+                .await
+                .unwrap();
+            store.snapshot(session(1)).await.unwrap()
+        };
+        let large = kept(2, 200_000);
+        assert_eq!(keep(&large).await, Some(large));
+        let small = kept(3, 10);
+        assert_eq!(keep(&small).await.as_ref(), Some(&small));
+        let ahead = kept(4, 10);
+        assert_eq!(keep(&ahead).await.as_ref(), Some(&small));
+        let too_large = kept(3, MAX_EVENT_BYTES);
+        assert_eq!(keep(&too_large).await, Some(small));
+        store.delete(session(1)).await.unwrap();
+        assert_eq!(store.snapshot(session(1)).await.unwrap(), None);
+        let append = append_as(session(1), 0, vec![says("again")], Status::Idle);
+        store.append(append).await.unwrap();
+        assert_eq!(store.snapshot(session(1)).await.unwrap(), None);
     }
 }
 

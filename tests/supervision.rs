@@ -19,7 +19,8 @@ use impresario::event::{EffectClass, Fact, Outcome, TurnStatus};
 use impresario::fault::Code;
 use impresario::id::Seq;
 use impresario::model::ModelErrorKind;
-use impresario::store::{FailPoint, MemoryStore, Status};
+use impresario::runtime::Input;
+use impresario::store::{EventStore, FailPoint, MemoryStore, Snapshot, Status};
 use impresario::{Agent, Impresario, Session};
 use support::{
     Act, Counter, Gate, Prop, Puppet, Stage, all, call, errors, events, eventually, is_at_rest,
@@ -327,6 +328,58 @@ async fn a_record_that_cannot_be_read_sets_the_session_aside_and_never_starts_it
         session.delete().await.unwrap();
         assert_eq!(session.info().await.unwrap_err().code, Code::NotFound);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_wakes_from_its_snapshot_and_reads_only_what_came_after() {
+    let stage = Stage::new(&fine(), &[]).with(|settings| {
+        settings.sessions.idle_after_ms = 1_000;
+        settings.sessions.snapshot_every = 4;
+    });
+    let (company, session) = stage.open().await;
+    let one = || Input {
+        key: Some("k".to_owned()),
+        ..Input::from("one")
+    };
+    let mut first = session.send(one()).await.unwrap();
+    all(&mut first).await;
+    drop(first);
+    let kept = async || stage.store.snapshot(session.id()).await.unwrap();
+    eventually(async || kept().await.is_some()).await;
+    is_asleep(&company).await;
+    let before = session.info().await.unwrap();
+    // Were the log read from its beginning, this would set the session aside.
+    assert!(stage.store.damage(session.id(), Seq::new(3)));
+    let events = turn(&session, "two").await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+    let after = session.info().await.unwrap();
+    assert_eq!(after.summary.turns, 2);
+    assert_eq!(after.summary.title, before.summary.title);
+    let again = session.say(one()).await.unwrap();
+    assert_eq!((again.seq, again.duplicate), (Seq::new(2), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_cannot_be_read_is_as_none() {
+    let stage = Stage::new(&fine(), &[]).with(|settings| settings.sessions.idle_after_ms = 1_000);
+    let (company, session) = stage.open().await;
+    turn(&session, "one").await;
+    is_asleep(&company).await;
+    let head = session.info().await.unwrap().summary.head;
+    for bytes in [b"nonsense".to_vec(), Vec::new()] {
+        let snapshot = Snapshot { head, bytes };
+        stage
+            .store
+            .keep_snapshot(session.id(), snapshot)
+            .await
+            .unwrap();
+        assert_eq!(
+            status(&turn(&session, "more").await),
+            Some(TurnStatus::Completed)
+        );
+        is_asleep(&company).await;
+    }
+    assert_eq!(session.info().await.unwrap().summary.turns, 3);
 }
 
 #[tokio::test(start_paused = true)]

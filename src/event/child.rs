@@ -2,6 +2,7 @@
 
 use crate::event::{Amounts, Usage};
 use crate::id::{Seq, SessionId};
+use serde::{Deserialize, Serialize};
 
 /// A tool call began a session of its own. Recorded before that session exists.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +20,7 @@ pub struct ChildStarted {
 }
 
 /// The session that began a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     /// Which.
     pub session: SessionId,

@@ -3,6 +3,7 @@
 
 use crate::event::Timestamp;
 use crate::id::{Seq, SessionId, TurnId};
+use serde::{Deserialize, Serialize};
 
 /// What is done with an input while a turn runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum InputMode {
 }
 
 /// The session whose beginning another one shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     /// Which.
     pub session: SessionId,
@@ -59,7 +60,7 @@ pub struct Pause {
 }
 
 /// What pauses a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PauseCause {
     /// Somebody asked for it.
     Person,
@@ -96,7 +97,7 @@ pub enum Measure {
 }
 
 /// An amount of each measure; `None` where there is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Amounts {
     /// Money, USD.
     pub usd: Option<f64>,

@@ -1,6 +1,7 @@
 //! Model calls: what is asked, what comes back, what it takes.
 
 use crate::id::{CallId, Seq, TurnId};
+use serde::{Deserialize, Serialize};
 
 /// Intent of a model call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub struct LlmResponse {
 }
 
 /// A tool call as the model asked for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestedCall {
     /// The model's name for the call.
     pub id: CallId,
@@ -87,7 +88,7 @@ pub enum FinishReason {
 }
 
 /// Tokens of a model call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens read, those from the provider's cache included.
     pub input: u64,

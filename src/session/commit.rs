@@ -7,7 +7,7 @@ use ractor::ActorProcessingErr;
 use tracing::{debug, info, warn};
 
 use super::shared::child_limits;
-use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, summary};
+use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, snapshot, summary};
 use crate::chunk::Item;
 use crate::event::{Event, Fact};
 use crate::id::Seq;
@@ -123,6 +123,7 @@ impl State {
             metric::turn_finished(status.name(), took);
             info!(session = %self.id, status = status.name(), "turn finished");
             self.progress_made();
+            self.keep_snapshot();
             self.give_place_back();
         }
         if let Fact::ApprovalRequested(request) = &event.fact {
@@ -134,6 +135,26 @@ impl State {
         }
         self.live.push(&Item::Event(stored));
         self.live.durable(self.durable);
+    }
+
+    /// Keeps what the log folds to when it has grown enough. Only of what is on disk, and between
+    /// turns; a chance that is missed comes again.
+    fn keep_snapshot(&mut self) {
+        let every = u64::from(self.shared.settings.snapshot_every);
+        let grown = self.durable.get().saturating_sub(self.snapshot.get());
+        if every == 0 || grown < every || self.durable != self.turn.head() {
+            return;
+        }
+        let Some(snapshot) = snapshot::take(&self.turn, &self.context) else {
+            return;
+        };
+        self.snapshot = snapshot.head;
+        let (store, id) = (Arc::clone(&self.shared.store), self.id);
+        crate::clock::spawn(async move {
+            if let Err(error) = store.keep_snapshot(id, snapshot).await {
+                warn!(session = %id, %error, "a snapshot could not be kept");
+            }
+        });
     }
 
     /// A turn's place is held until its end is on disk, so that a company that stops waits for it.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::snapshot;
 use crate::context::Context;
 use crate::id::{Seq, SessionId};
 use crate::store::{Asked, EventStore, PageLimit, Status, StoreError, Summary};
@@ -17,15 +18,21 @@ pub struct Loaded {
     pub turn: turn::State,
     /// For the model.
     pub context: Context,
+    /// The last event that the snapshot beside the log has; the first is none.
+    pub snapshot: Seq,
 }
 
-/// Folds a session's log. Calls no tool, no model, no clock.
+/// Folds a session's log: what came after its snapshot, or all of it. Calls no tool, no model, no clock.
 ///
 /// # Errors
 /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when any record cannot be read: a session is
 /// never begun from a part of its log.
 pub async fn load(store: &Arc<dyn EventStore>, id: SessionId) -> Result<Loaded, StoreError> {
-    let mut loaded = Loaded::default();
+    // A snapshot that cannot be asked for is none; the log says what is wrong.
+    let snapshot = store.snapshot(id).await.ok().flatten();
+    let mut loaded = snapshot
+        .and_then(|snapshot| snapshot::read(&snapshot))
+        .unwrap_or_default();
     loop {
         let page = store
             .read(id, loaded.turn.head(), PageLimit::default())

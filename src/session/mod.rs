@@ -22,6 +22,7 @@ mod load;
 mod outcomes;
 mod restarts;
 pub mod shared;
+mod snapshot;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -152,6 +153,8 @@ struct State {
     /// Why what the log says is running is not; taken when it goes on.
     recover: Option<&'static str>,
     recovered_before: bool,
+    /// The last event that the snapshot beside the log has.
+    snapshot: Seq,
     start: Start,
     turn_began: Duration,
     last_used: Duration,
@@ -238,7 +241,11 @@ impl Actor for Session {
 
 impl State {
     fn new(args: SessionArgs, myself: ActorRef<Msg>) -> Self {
-        let Loaded { turn, context } = args.loaded;
+        let Loaded {
+            turn,
+            context,
+            snapshot,
+        } = args.loaded;
         let agent = turn
             .created()
             .and_then(|created| args.shared.agents.get(&created.agent).cloned());
@@ -274,6 +281,7 @@ impl State {
             retry: None,
             alarm: None,
             recover: unfinished.then(|| args.why.reason()),
+            snapshot,
             recovered_before: args.why != Began::Created,
             start: args.why.start(),
             turn_began: now,

@@ -101,6 +101,8 @@ pub struct SessionSettings {
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
+    /// What a log of so many further events folds to is kept beside it; 0 for never.
+    pub snapshot_every: u32,
     /// Runs of tools that died are started again at most so often in one session, over all its
     /// tools …
     pub max_restarts: u32,
@@ -349,6 +351,7 @@ impl Default for SessionSettings {
             max_steps: 50,
             max_attempts: 4,
             max_recoveries: 3,
+            snapshot_every: 256,
             max_restarts: 20,
             restart_within_ms: 60_000,
             max_depth: 4,

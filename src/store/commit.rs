@@ -21,7 +21,7 @@ use crate::id::{Seq, SessionId};
 use crate::metric;
 use crate::store::engine::{Engine, EngineError, Write};
 use crate::store::record::Damage;
-use crate::store::{Append, StoreError, Stored, Summary, Unfinished, key, record};
+use crate::store::{Append, Snapshot, StoreError, Stored, Summary, Unfinished, key, record};
 
 /// The engine may take so many bytes of the disk for a byte of ours until it cleans up.
 const AMPLIFICATION: u64 = 4;
@@ -45,6 +45,7 @@ pub(super) enum Change {
     CountRecoveries(Vec<SessionId>, CountReply),
     ForgetRecoveries(SessionId, Reply),
     SetQuarantine(SessionId, Option<String>, Reply),
+    KeepSnapshot(SessionId, Snapshot, Reply),
     Delete(SessionId, Reply),
 }
 
@@ -66,6 +67,7 @@ impl Request {
             | Self::Change(
                 Change::ForgetRecoveries(_, reply)
                 | Change::SetQuarantine(_, _, reply)
+                | Change::KeepSnapshot(_, _, reply)
                 | Change::Delete(_, reply),
             ) => reply(Err(error)),
         }

@@ -24,8 +24,8 @@ use crate::store::commit::{Applied, Change, Reply, Request, Shared, Syncer, enco
 use crate::store::engine::Engine;
 use crate::store::writer::Writer;
 use crate::store::{
-    Ack, Append, Copied, CopyError, EventStore, PageLimit, StoreError, Stored, Summary, Unfinished,
-    copy, reader,
+    Ack, Append, Copied, CopyError, EventStore, PageLimit, Snapshot, StoreError, Stored, Summary,
+    Unfinished, copy, reader, snapshot,
 };
 
 /// The queue holds so many bytes, whatever their number.
@@ -338,6 +338,18 @@ impl<E: Engine> EventStore for Committer<E> {
 
     fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
         self.read_with(reader::waiting)
+    }
+
+    fn keep_snapshot(
+        &self,
+        session: SessionId,
+        snapshot: Snapshot,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Change::KeepSnapshot(session, snapshot, reply))
+    }
+
+    fn snapshot(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>> {
+        self.read_with(move |shared| snapshot::read(shared, session))
     }
 
     fn count_recoveries(

@@ -8,6 +8,7 @@
 //! M | session            its summary, and so its high-water mark
 //! Q | session            why it is set aside
 //! U | session            present while it is unfinished: its recoveries
+//! W | session | part     what its log folds to
 //! commits                how many batches were applied
 //! meta                   version of the store
 //! ```
@@ -20,6 +21,7 @@ const EVENT: u8 = b'E';
 const SUMMARY: u8 = b'M';
 const QUARANTINE: u8 = b'Q';
 const UNFINISHED: u8 = b'U';
+const SNAPSHOT: u8 = b'W';
 
 /// Where the count of applied batches lies.
 pub(super) const COMMITS: &[u8] = b"commits";
@@ -38,6 +40,7 @@ pub(super) enum Key {
     Summary(SessionId),
     Quarantine(SessionId),
     Unfinished(SessionId),
+    Snapshot(SessionId, u16),
     Commits,
     Meta,
 }
@@ -56,6 +59,10 @@ impl Key {
         let session = SessionId::from_key(*session);
         if *kind == EVENT {
             return Self::parse_event(session, rest);
+        }
+        if *kind == SNAPSHOT {
+            let part = u16::from_be_bytes(rest.try_into().ok()?);
+            return Some(Self::Snapshot(session, part));
         }
         match (*kind, rest.is_empty()) {
             (DELETED, true) => Some(Self::Deleted(session)),
@@ -115,6 +122,23 @@ pub(super) fn unfinished(session: SessionId) -> Vec<u8> {
     of_session(UNFINISHED, session)
 }
 
+/// Of a session's snapshot, without a part: what its checksum covers.
+pub(super) fn snapshot(session: SessionId) -> Vec<u8> {
+    of_session(SNAPSHOT, session)
+}
+
+/// Of one part of a session's snapshot.
+pub(super) fn snapshot_part(session: SessionId, part: u16) -> Vec<u8> {
+    let mut key = snapshot(session);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// First and last key that a session's snapshot can have; both inclusive.
+pub(super) fn snapshot_of(session: SessionId) -> (Vec<u8>, Vec<u8>) {
+    (snapshot_part(session, 0), snapshot_part(session, u16::MAX))
+}
+
 /// First and last key that an event of this session can have; both inclusive.
 pub(super) fn events_of(session: SessionId) -> (Vec<u8>, Vec<u8>) {
     (
@@ -172,6 +196,10 @@ mod tests {
         assert_eq!(
             Key::parse(&quarantine(session)),
             Some(Key::Quarantine(session))
+        );
+        assert_eq!(
+            Key::parse(&snapshot_part(session, 7)),
+            Some(Key::Snapshot(session, 7))
         );
         assert_eq!(
             Key::parse(&unfinished(session)),

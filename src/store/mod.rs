@@ -19,6 +19,7 @@ mod memory;
 mod reader;
 mod record;
 mod sled_engine;
+mod snapshot;
 mod verify;
 mod writer;
 
@@ -260,6 +261,15 @@ pub enum StoreError {
     Closed,
 }
 
+/// What a session's log folds to, up to some event. A cache: losing it loses nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last event that it has taken in; on disk already.
+    pub head: Seq,
+    /// What came of it, in the session's own form.
+    pub bytes: Vec<u8>,
+}
+
 /// Who has to give way after a [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -349,6 +359,17 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// Sessions whose status is [`Status::Waiting`], in the order of ids, without reading any
     /// finished one.
     fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
+
+    /// Keeps a snapshot in the place of an earlier one. One that is ahead of the log, or too large,
+    /// is not kept.
+    fn keep_snapshot(
+        &self,
+        session: SessionId,
+        snapshot: Snapshot,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The session's snapshot; `None` when there is none, or none that can be read.
+    fn snapshot(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>>;
 
     /// Counts one more recovery for each, durably, and gives the new counts. Call it before the
     /// session is replayed.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::Write;
-use crate::store::{Status, StoreError, Summary, disk, key};
+use crate::store::{Snapshot, Status, StoreError, Summary, disk, key};
 
 /// An event's payload may have so many bytes once encoded: 4 MiB.
 pub const MAX_EVENT_BYTES: usize = 4 << 20;
@@ -36,6 +36,7 @@ const QUARANTINE: u16 = 0x1003;
 const META: u16 = 0x1004;
 const DELETED: u16 = 0x1005;
 const COMMITS: u16 = 0x1006;
+const SNAPSHOT: u16 = 0x1010;
 
 /// A quarantine's reason may have so many bytes; the rest is cut.
 const REASON_BYTES: usize = 16 * 1024;
@@ -210,6 +211,26 @@ pub(super) fn encode_commits(count: u64) -> Vec<u8> {
 /// Reads a count of applied batches.
 pub(super) fn decode_commits(bytes: &[u8]) -> Result<u64, Damage> {
     open_small::<Commits>(key::COMMITS, bytes, COMMITS).map(|found| found.count)
+}
+
+/// The bytes of a snapshot, to be cut into parts; `None` when it is too large to be kept.
+pub(super) fn encode_snapshot(key: &[u8], snapshot: &Snapshot) -> Option<Vec<u8>> {
+    let mut payload = snapshot.head.to_key().to_vec();
+    payload.extend_from_slice(&snapshot.bytes);
+    let fits = payload.len() <= MAX_EVENT_BYTES;
+    fits.then(|| seal(key, [IN_PARTS], SNAPSHOT, Timestamp(0), &payload))
+}
+
+/// Reads a snapshot from its parts put together.
+pub(super) fn decode_snapshot(key: &[u8], bytes: &[u8]) -> Result<Snapshot, Damage> {
+    let frame = open_kind(key, bytes, SNAPSHOT)?;
+    let Some((head, bytes)) = frame.payload.split_first_chunk::<8>() else {
+        return Err(Damage::Payload("it has no head".to_owned()));
+    };
+    Ok(Snapshot {
+        head: Seq::new(u64::from_be_bytes(*head)),
+        bytes: bytes.to_vec(),
+    })
 }
 
 fn seal_small<T: Serialize>(key: &[u8], kind: u16, value: &T) -> Vec<u8> {

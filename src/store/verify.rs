@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::event::{Event, Fact};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::{Engine, Walk};
-use crate::store::key::Key;
+use crate::store::key::{self, Key};
 use crate::store::record::{self, Damage};
 use crate::store::sled_engine::{OpenError, open_for_check};
 
@@ -101,6 +101,7 @@ impl Check {
             Some(Key::Quarantine(session)) => {
                 self.check(Some(session), record::decode_quarantine(key, value));
             }
+            Some(Key::Snapshot(session, part)) => self.take_snapshot(session, part, value),
             Some(Key::Meta) => self.check(None, record::decode_meta(value)),
             Some(Key::Commits) => self.check(None, record::decode_commits(value)),
             None => self.problem(None, None, "a key is none of ours".to_owned()),
@@ -119,6 +120,20 @@ impl Check {
         if self.parts.len() >= whole {
             let bytes = std::mem::take(&mut self.parts);
             self.take_whole(session, seq, &bytes);
+        }
+    }
+
+    /// A damaged one is not used; it is told of all the same.
+    fn take_snapshot(&mut self, session: SessionId, part: u16, value: &[u8]) {
+        if part == 0 {
+            self.parts.clear();
+        }
+        self.parts.extend_from_slice(value);
+        let whole = record::whole_length(&self.parts).unwrap_or(0);
+        if self.parts.len() >= whole {
+            let bytes = std::mem::take(&mut self.parts);
+            let snapshot = record::decode_snapshot(&key::snapshot(session), &bytes);
+            self.check(Some(session), snapshot);
         }
     }
 

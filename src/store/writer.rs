@@ -13,7 +13,7 @@ use crate::store::commit::{
     missing_summary,
 };
 use crate::store::engine::{Engine, Walk, Write};
-use crate::store::{StoreError, Summary, Unfinished, key, record};
+use crate::store::{Snapshot, StoreError, Summary, Unfinished, key, record, snapshot};
 
 /// A batch is closed when it holds so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
@@ -213,6 +213,11 @@ impl<E: Engine> Writer<E> {
                 let done = self.set_quarantine(session, reason);
                 finish(done, reply, out);
             }
+            Change::KeepSnapshot(session, snapshot, reply) => {
+                let room = self.shared.check_room(snapshot.bytes.len(), free);
+                let done = room.and_then(|()| self.keep_snapshot(session, &snapshot));
+                finish(done, reply, out);
+            }
             Change::Delete(session, reply) => {
                 let done = self.delete(session);
                 finish(done, reply, out);
@@ -268,17 +273,32 @@ impl<E: Engine> Writer<E> {
         }])
     }
 
+    /// One that is ahead of the log is of a log that is gone.
+    fn keep_snapshot(&mut self, session: SessionId, snapshot: &Snapshot) -> Result<(), StoreError> {
+        if self.head(session)? < snapshot.head {
+            return Ok(());
+        }
+        let writes = self.shared.read(session, |engine| {
+            snapshot::writes(engine, session, snapshot)
+        })?;
+        self.write(writes)
+    }
+
     /// Marks the session first, so that a delete which was broken off goes on at the next opening.
     pub(super) fn delete(&mut self, session: SessionId) -> Result<(), StoreError> {
         self.heads.remove(&session);
         let mark = key::deleted(session);
         let marked = record::encode_deleted(&mark);
-        self.write(vec![
+        let mut writes = self
+            .shared
+            .read(session, |engine| snapshot::removal(engine, session))?;
+        writes.extend([
             Write::Put(mark.clone(), marked),
             Write::Remove(key::summary(session)),
             Write::Remove(key::unfinished(session)),
             Write::Remove(key::quarantine(session)),
-        ])?;
+        ]);
+        self.write(writes)?;
         let (first, last) = key::events_of(session);
         loop {
             let mut keys = Vec::new();

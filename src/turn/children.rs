@@ -3,6 +3,7 @@
 //! Used by the turn's state alone. A child is remembered until the next turn begins, so that a run
 //! of its call after a crash finds it again.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::{Refusal, Rules, State};
@@ -21,7 +22,7 @@ pub struct ChildLimits {
 }
 
 /// A session that a tool call began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Child {
     /// The call.
     pub of: Seq,
@@ -30,14 +31,14 @@ pub struct Child {
 }
 
 /// The children of the last turn, and how many there were before.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Children {
     by_key: BTreeMap<String, Child>,
     begun: u32,
 }
 
 /// What a session does for the one that began it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Errand {
     /// Nothing, or nothing any more.
     #[default]

@@ -1,5 +1,6 @@
 //! Which inputs were accepted under which idempotency key. Used by the turn's state alone.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
 use crate::id::Seq;
@@ -8,14 +9,15 @@ use crate::id::Seq;
 pub(super) const REMEMBERED: usize = 4_096;
 
 /// Keys of accepted inputs, oldest forgotten first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(String, Known)>", into = "Vec<(String, Known)>")]
 pub(super) struct Keys {
     by_key: HashMap<String, Known>,
     order: VecDeque<String>,
 }
 
 /// What was accepted under a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Known {
     /// Which event.
     pub(super) seq: Seq,
@@ -47,6 +49,22 @@ impl Keys {
         } else {
             Err(known.seq)
         })
+    }
+}
+
+impl From<Vec<(String, Known)>> for Keys {
+    fn from(known: Vec<(String, Known)>) -> Self {
+        Self {
+            order: known.iter().map(|(key, _)| key.clone()).collect(),
+            by_key: known.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Keys> for Vec<(String, Known)> {
+    fn from(keys: Keys) -> Self {
+        let known = |key: String| Some((key.clone(), *keys.by_key.get(&key)?));
+        keys.order.into_iter().filter_map(known).collect()
     }
 }
 

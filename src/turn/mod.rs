@@ -10,6 +10,7 @@
 //! - a model is never asked while a tool call of the same turn is open;
 //! - a key of an open call has at most one child.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -40,8 +41,9 @@ use keys::Keys;
 use phase::{Phase, Slot, Stage, Turn};
 pub use rules::{Rules, ToolRule};
 
-/// Where a session stands after some event.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Where a session stands after some event. Its serialized form is a part of a snapshot: a change
+/// of it is a new `session::snapshot::FORMAT`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     head: Seq,
     updated_at: Timestamp,
@@ -50,6 +52,8 @@ pub struct State {
     title: String,
     waiting: VecDeque<Seq>,
     keys: Arc<Keys>,
+    /// None is open where a snapshot is taken.
+    #[serde(skip)]
     turn: Option<Turn>,
     turns: TurnId,
     usage: Usage,

@@ -270,6 +270,30 @@ proptest! {
     }
 
     #[test]
+    fn what_a_snapshot_keeps_of_a_log_goes_on_as_the_log_does(game in games()) {
+        let whole = play(&game);
+        let (mut state, mut context) = (State::default(), Context::default());
+        for (number, event) in whole.log.iter().enumerate() {
+            state.evolve(event);
+            context.evolve(event);
+            if state.running_turn().is_some() {
+                continue;
+            }
+            let bytes = rmp_serde::to_vec_named(&(&state, &context)).unwrap();
+            let (mut kept, mut said): (State, Context) = rmp_serde::from_slice(&bytes).unwrap();
+            prop_assert_eq!(&kept, &state);
+            for later in &whole.log[number + 1..] {
+                kept.evolve(later);
+                said.evolve(later);
+            }
+            prop_assert_eq!(&kept, &whole.state);
+            let mut last = Context::default();
+            whole.log.iter().for_each(|event| last.evolve(event));
+            prop_assert_eq!(said.messages(), last.messages());
+        }
+    }
+
+    #[test]
     fn every_prefix_of_every_log_recovers_to_what_it_owed(game in games()) {
         let whole = play(&game);
         for cut in 1..=whole.log.len() {
