@@ -221,7 +221,10 @@ async fn a_provider_that_asks_to_wait_holds_up_nobody_who_asks_another() {
         _ => vec![say("fine")],
     });
     let other = Puppet::new(|_| vec![say("fine")]);
-    let stage = Stage::new(&throttled, &[]).with(|settings| settings.limits.model_calls = 1);
+    let stage = Stage::new(&throttled, &[]).with(|settings| {
+        settings.limits.model_calls = 1;
+        settings.limits.running_turns = 1;
+    });
     let company = stage
         .builder()
         .model("other", Arc::new(other))
@@ -246,7 +249,11 @@ async fn a_provider_that_asks_to_wait_holds_up_nobody_who_asks_another() {
     assert_eq!(status(&events), Some(TurnStatus::Completed));
     // When the time is over, all go on.
     tokio::time::sleep(Duration::from_secs(60)).await;
+    throttled.calls.until(|calls| calls.begun == 11).await;
     eventually(async || is_at_rest(&company)).await;
+    for session in held {
+        assert_eq!(session.info().await.unwrap().summary.status, Status::Idle);
+    }
     assert_eq!(throttled.calls.counts().begun, 11);
 }
 

@@ -180,7 +180,8 @@ async fn every_limit_holds_and_every_place_is_given_back_also_by_what_fails() {
         let company = stage.start().await;
         let sessions = busy_sessions(&company).await;
         within(async {
-            while !is_at_rest(&company) {
+            // A turn that waits before it tries its model again holds no place.
+            while !(is_at_rest(&company) && are_idle(&sessions).await) {
                 let status = company.status();
                 assert!(status.running_turns.used <= 6 && status.queued_inputs.used <= 30);
                 sessions[fastrand::usize(..25)].cancel().await.unwrap();
@@ -192,11 +193,16 @@ async fn every_limit_holds_and_every_place_is_given_back_also_by_what_fails() {
         assert!(calls.most <= 4, "{calls:?}");
         assert!(runs.most <= 3 && runs.begun > 0, "{runs:?}");
         assert_eq!((calls.now, runs.now), (0, 0));
-        for session in sessions {
-            let status = session.info().await.unwrap().summary.status;
-            assert_eq!(status, Status::Idle);
+    }
+}
+
+async fn are_idle(sessions: &[Session]) -> bool {
+    for session in sessions {
+        if session.info().await.unwrap().summary.status != Status::Idle {
+            return false;
         }
     }
+    true
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{ActorCell, ActorProcessingErr};
+use ractor::{ActorCell, ActorProcessingErr, RpcReplyPort};
 use tracing::debug;
 
 use super::errands::CallChildren;
 use super::handle::Effect;
 use super::worker::{self, ModelWork, ToolWork, Work};
-use super::{Msg, Start, State, TurnPlace};
+use super::{Msg, Start, State, TurnPlace, answer};
 use crate::admission::Place;
 use crate::event::{Cause, EffectClass, Outcome, ToolResult};
 use crate::id::Seq;
@@ -47,10 +47,13 @@ impl State {
         self.mind_people();
         let mut owed = self.turn.owed();
         self.stop_all_but(&owed);
-        if self.turn.rests() {
-            // Others may have it meanwhile.
-            self.turn_place = TurnPlace::None;
-        } else if !owed.is_empty() && !matches!(self.turn_place, TurnPlace::Held { .. }) {
+        let is_held = matches!(self.turn_place, TurnPlace::Held { .. });
+        if !owed.iter().any(|owed| self.needs_place(owed)) {
+            if self.turn.running_turn().is_some() {
+                // Others may have it meanwhile.
+                self.turn_place = TurnPlace::None;
+            }
+        } else if !is_held {
             self.ask_for_place();
             // A free place is had at once; then there is more to start.
             owed = self.turn.owed();
@@ -67,6 +70,39 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Whether this goes on only under a place among the running turns. What waits for a person, a
+    /// provider or a time holds none: it may wait for long.
+    fn needs_place(&self, owed: &Owed) -> bool {
+        match owed {
+            Owed::Place | Owed::Tool(_) => true,
+            Owed::Model { of, .. } => self.at_door != Some(*of),
+            Owed::Approval { .. } | Owed::Wait { .. } => false,
+        }
+    }
+
+    /// A model call waits for its provider's limits …
+    pub(super) fn at_door(&mut self, of: Seq) {
+        if self.running.contains_key(&of) {
+            self.at_door = Some(of);
+        }
+    }
+
+    /// … and is let in: it begins when its turn has a place again.
+    pub(super) fn through_door(&mut self, of: Seq, begin: RpcReplyPort<()>) {
+        if self.at_door.take_if(|at| *at == of).is_some() {
+            self.begins = Some(begin);
+        }
+    }
+
+    /// Has the call begin that was let in, if its turn has a place.
+    pub(super) fn begin_call(&mut self) {
+        if matches!(self.turn_place, TurnPlace::Held { .. })
+            && let Some(begin) = self.begins.take()
+        {
+            answer(begin, ());
+        }
     }
 
     /// What the log says is running is not, when the session was just rebuilt: the turn goes on
@@ -236,6 +272,7 @@ impl State {
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
+        (self.at_door, self.begins) = (None, None);
         self.live.begin((of, 1), of, self.durable);
         self.start(of, 1, What::Model, Box::pin(work.run())).await
     }

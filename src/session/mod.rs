@@ -77,6 +77,10 @@ enum Msg {
         piece: Piece,
         credit: OwnedSemaphorePermit,
     },
+    /// A model call waits for its provider's limits.
+    AtDoor(Seq),
+    /// It is let in; answered when its turn has a place again.
+    ThroughDoor(Seq, RpcReplyPort<()>),
     /// A model call is over.
     ModelEnded(ModelEnd),
     /// A piece of the output of a run of a tool.
@@ -145,6 +149,10 @@ struct State {
     forsaken: BTreeMap<Seq, (Option<ActorCell>, Vec<SessionId>)>,
     /// The place of the running turn.
     turn_place: TurnPlace,
+    /// The model call that waits for its provider's limits.
+    at_door: Option<Seq>,
+    /// Has the call begin that was let in.
+    begins: Option<RpcReplyPort<()>>,
     /// The places of inputs that wait for their turn.
     input_places: BTreeMap<Seq, Place>,
     retry: Option<tokio::task::JoinHandle<()>>,
@@ -277,6 +285,8 @@ impl State {
             children_over: BTreeSet::new(),
             forsaken: BTreeMap::new(),
             turn_place: TurnPlace::None,
+            at_door: None,
+            begins: None,
             input_places: BTreeMap::new(),
             retry: None,
             alarm: None,
@@ -306,6 +316,8 @@ impl State {
             Msg::Placed(place) => self.placed(Some(place)),
             Msg::Landed(after, landed) => self.landed(after, landed)?,
             Msg::Piece { of, piece, credit } => self.piece(of, &piece, credit),
+            Msg::AtDoor(of) => self.at_door(of),
+            Msg::ThroughDoor(of, begin) => self.through_door(of, begin),
             Msg::ModelEnded(end) => self.model_ended(end),
             Msg::Output {
                 of,
@@ -326,6 +338,7 @@ impl State {
     async fn settle(&mut self) -> Result<(), ActorProcessingErr> {
         self.commit();
         self.reconcile().await?;
+        self.begin_call();
         self.commit();
         let turn = &self.turn;
         self.input_places.retain(|input, _| turn.waits(*input));

@@ -5,10 +5,12 @@
 //! A panic reaches the session as the failure of a linked actor.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
 use futures_util::{FutureExt, StreamExt};
+use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -18,6 +20,7 @@ use super::shared::{Agent, ModelEntry, Shared};
 use crate::admission::Claim;
 use crate::event::{Attachment, Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
+use crate::model::limits::{Door, Leave};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
 use crate::tool::host::cut;
@@ -110,9 +113,10 @@ impl ModelWork {
         // First the model's own limits: whoever waits there holds up nobody who asks another.
         let door = &self.model.door;
         let tokens = door.reservation(&self.request);
-        let leave = match door.enter(&self.claim, tokens).await {
-            Ok(leave) => leave,
-            Err(error) => return self.tell(Err(error), (None, Duration::ZERO)),
+        let leave = match self.enter(door, tokens).await {
+            Some(Ok(leave)) => leave,
+            Some(Err(error)) => return self.tell(Err(error), (None, Duration::ZERO)),
+            None => return,
         };
         let _place = self.shared.lanes.model_calls.enter(&self.claim).await;
         let begun = self.shared.clock.elapsed();
@@ -141,6 +145,25 @@ impl ModelWork {
             Err(error) => leave.failed(error),
         }
         self.tell(result, (first_piece, since()));
+    }
+
+    /// Leave for the call; `None` when its session is gone. While it waits, others may have the
+    /// turn's place, so that a provider that lets nobody in holds up nobody who asks another.
+    async fn enter(&self, door: &Arc<Door>, tokens: u32) -> Option<Result<Leave, ModelError>> {
+        let mut entering = std::pin::pin!(door.enter(&self.claim, tokens));
+        if let Poll::Ready(entered) = futures_util::poll!(&mut entering) {
+            return Some(entered);
+        }
+        self.session.cast(Msg::AtDoor(self.of)).ok()?;
+        let entered = entering.await;
+        if entered.is_ok() {
+            let through = |begin| Msg::ThroughDoor(self.of, begin);
+            match self.session.call(through, None).await {
+                Ok(CallResult::Success(())) => {}
+                Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => return None,
+            }
+        }
+        Some(entered)
     }
 
     fn tell(
