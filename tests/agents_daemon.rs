@@ -87,6 +87,7 @@ enabled = false
 [sessions]
 max_recoveries = 1000
 max_attempts = 1000
+snapshot_every = 4
 [limits]
 running_turns = 2
 tool_workers = 1

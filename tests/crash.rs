@@ -80,6 +80,7 @@ socket = "{dir}/data/control.sock"
 enabled = false
 [sessions]
 max_recoveries = 1000
+snapshot_every = 8
 queued_inputs = 4
 max_attempts = 1000
 [models.scripted]
