@@ -5,6 +5,7 @@
 //! between the sessions of each. A tenant may have a number of its own.
 
 mod fair;
+mod terms;
 mod why;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -18,69 +19,8 @@ use crate::clock::Clock;
 use crate::id::SessionId;
 use crate::metric;
 use fair::Fair;
+pub use terms::{Claim, Share, Shares, Terms};
 pub use why::Wait;
-
-/// Who wants a place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// Who it is accounted to.
-    pub tenant: Arc<str>,
-    /// For which session; `None` for work outside any.
-    pub session: Option<SessionId>,
-}
-
-impl Claim {
-    /// Work of a session.
-    #[must_use]
-    pub fn of(tenant: impl Into<Arc<str>>, session: SessionId) -> Self {
-        Self {
-            tenant: tenant.into(),
-            session: Some(session),
-        }
-    }
-
-    /// Work that is nobody's: all of it is one tenant's.
-    #[must_use]
-    pub fn nobodys(session: Option<SessionId>) -> Self {
-        Self {
-            tenant: Arc::from(""),
-            session,
-        }
-    }
-}
-
-/// What a tenant gets of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// So many turns for one of a tenant with weight 1, when several wait.
-    pub weight: u32,
-    /// At most so many places.
-    pub limit: usize,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Self {
-            weight: 1,
-            limit: usize::MAX,
-        }
-    }
-}
-
-/// What each tenant gets of a lane.
-#[derive(Clone, Debug, Default)]
-pub struct Shares {
-    /// Every tenant that is not named.
-    pub others: Share,
-    /// Tenants by name.
-    pub named: BTreeMap<String, Share>,
-}
-
-impl Shares {
-    fn of(&self, tenant: &str) -> Share {
-        self.named.get(tenant).copied().unwrap_or(self.others)
-    }
-}
 
 /// A place in a lane. It is free again when this is dropped, on every path, a panic included.
 #[derive(Debug)]
@@ -123,9 +63,6 @@ pub struct Lane(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     lane: metric::Lane,
-    limit: usize,
-    max_waiting: usize,
-    shares: Shares,
     state: Mutex<State>,
     emptied: Notify,
     /// How long a place is held: a moving average, microseconds.
@@ -133,8 +70,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    terms: Terms,
     queue: Queue,
     waiters: HashMap<u64, Waiter>,
     holders: BTreeMap<u64, Holder>,
@@ -177,27 +115,43 @@ impl Lane {
         max_waiting: usize,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self::shared(lane, (limit, max_waiting), Shares::default(), clock)
+        let terms = Terms {
+            limit,
+            max_waiting,
+            shares: Shares::default(),
+        };
+        Self::on(lane, terms, clock)
     }
 
-    /// A lane with so many places, before which so many may wait, and these shares of tenants.
+    /// A lane on these terms.
     #[must_use]
-    pub fn shared(
-        lane: metric::Lane,
-        (limit, max_waiting): (usize, usize),
-        shares: Shares,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn on(lane: metric::Lane, terms: Terms, clock: Arc<dyn Clock>) -> Self {
+        let state = State {
+            terms: terms.checked(),
+            queue: Queue::default(),
+            waiters: HashMap::new(),
+            holders: BTreeMap::new(),
+            by_tenant: HashMap::new(),
+            tickets: 0,
+            held_back: 0,
+        };
         Self(Arc::new(Inner {
             lane,
-            limit: limit.max(1),
-            max_waiting,
-            shares,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             emptied: Notify::new(),
             held_us: AtomicU64::new(0),
             clock,
         }))
+    }
+
+    /// Goes on on other terms. Whoever has a place keeps it, and whoever waits goes on waiting; when
+    /// there is more room now, it is given away at once.
+    pub fn set(&self, terms: Terms) {
+        let mut state = self.0.state();
+        state.terms = terms.checked();
+        let grants = self.0.serve(&mut state);
+        drop(state);
+        hand_over(grants);
     }
 
     /// Takes a place if one is free and nobody waits who comes first.
@@ -236,7 +190,7 @@ impl Lane {
         if let Ok(place) = self.try_enter(claim) {
             return Ok(place);
         }
-        if self.gauge().waiting >= self.0.max_waiting {
+        if self.gauge().waiting >= self.0.state().terms.max_waiting {
             return Err(self.full());
         }
         Ok(self.enter(claim).await)
@@ -285,7 +239,7 @@ impl Lane {
     fn full(&self) -> Full {
         let gauge = self.gauge();
         let held = Duration::from_micros(self.0.held_us.load(Ordering::Relaxed));
-        let ahead = u32::try_from(gauge.waiting / self.0.limit + 1).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(gauge.waiting / gauge.limit + 1).unwrap_or(u32::MAX);
         Full {
             setting: self.0.lane.setting(),
             used: gauge.used,
@@ -298,6 +252,13 @@ impl Lane {
     }
 }
 
+impl State {
+    fn may_have_more(&self, tenant: &Arc<str>) -> bool {
+        let has = self.by_tenant.get(tenant).copied().unwrap_or(0);
+        has < self.terms.shares.of(tenant).limit
+    }
+}
+
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -306,7 +267,7 @@ impl Inner {
     fn gauge(&self, state: &State) -> Gauge {
         Gauge {
             used: state.holders.len(),
-            limit: self.limit,
+            limit: state.terms.limit,
             waiting: state.waiters.len(),
         }
     }
@@ -314,30 +275,23 @@ impl Inner {
     /// Whether there is a free place, and the tenant may have one more.
     fn is_open_to(&self, state: &State, claim: &Claim) -> bool {
         state.held_back == 0
-            && state.holders.len() < self.limit
-            && self.may_have_more(&state.by_tenant, &claim.tenant)
-    }
-
-    fn may_have_more(&self, by_tenant: &HashMap<Arc<str>, usize>, tenant: &Arc<str>) -> bool {
-        let has = by_tenant.get(tenant).copied().unwrap_or(0);
-        has < self.shares.of(tenant).limit
+            && state.holders.len() < state.terms.limit
+            && state.may_have_more(&claim.tenant)
     }
 
     /// The tenant whose turn it is.
     fn next(&self, state: &State) -> Option<Arc<str>> {
-        state
-            .queue
-            .next(|tenant| self.may_have_more(&state.by_tenant, tenant))
+        state.queue.next(|tenant| state.may_have_more(tenant))
     }
 
     /// Gives free places to those whose turn it is.
     fn serve(self: &Arc<Self>, state: &mut State) -> Vec<Grant> {
         let mut grants = Vec::new();
-        while state.held_back == 0 && state.holders.len() < self.limit {
+        while state.held_back == 0 && state.holders.len() < state.terms.limit {
             let Some(tenant) = self.next(state) else {
                 break;
             };
-            let Some(ticket) = take_next(&mut state.queue, &tenant, &self.shares) else {
+            let Some(ticket) = take_next(&mut state.queue, &tenant, &state.terms.shares) else {
                 break;
             };
             if let Some(waiter) = state.waiters.remove(&ticket) {

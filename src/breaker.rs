@@ -92,6 +92,11 @@ impl Breaker {
         }
     }
 
+    /// Goes on by another policy; where it stands stays.
+    pub const fn set(&mut self, policy: BreakerPolicy) {
+        self.policy = policy;
+    }
+
     /// Asks for leave to call at `now` (time since some fixed moment). Whoever gets it tells the
     /// verdict: [`Self::succeeded`], [`Self::failed`], or [`Self::gave_up`] when there is none.
     ///

@@ -16,7 +16,7 @@ mod value;
 mod word;
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use regex::Regex;
 
@@ -30,9 +30,9 @@ pub const MAX_VALUE: usize = 4096;
 /// A shorter value is no secret: it would be found in ordinary words.
 pub const MIN_VALUE: usize = 8;
 
-/// Takes secrets out. Cheap to clone. The default takes nothing out.
+/// Takes secrets out. Cheap to clone; all clones take out the same. The default takes nothing out.
 #[derive(Clone, Debug, Default)]
-pub struct Redactor(Option<Arc<Rules>>);
+pub struct Redactor(Arc<RwLock<Option<Arc<Rules>>>>);
 
 /// What is taken out. Its `Debug` shows no value.
 #[derive(Debug)]
@@ -79,20 +79,37 @@ impl Redactor {
         patterns: &[String],
     ) -> Result<Self, BadPattern> {
         let patterns = patterns.iter().map(|pattern| self::pattern(pattern));
-        Ok(Self(Some(Arc::new(Rules {
+        let rules = Rules {
             values: Values::new(values),
             shapes: Shapes::new(),
             patterns: patterns.collect::<Result<_, _>>()?,
-        }))))
+        };
+        Ok(Self(Arc::new(RwLock::new(Some(Arc::new(rules))))))
+    }
+
+    /// From now on this and all its clones take out what `other` does. Text that has begun to come
+    /// in pieces is finished as it was begun.
+    pub fn become_like(&self, other: &Self) {
+        let rules = other.rules();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+
+    fn takes_nothing(&self) -> bool {
+        self.rules().is_none()
+    }
+
+    fn rules(&self) -> Option<Arc<Rules>> {
+        let rules = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        rules.clone()
     }
 
     /// The text without its secrets.
     #[must_use]
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        if self.0.is_none() {
+        let mut stream = self.stream();
+        if stream.rules.is_none() {
             return Cow::Borrowed(text);
         }
-        let mut stream = self.stream();
         let mut redacted = stream.push(text);
         redacted.push_str(&stream.finish());
         if redacted == text {
@@ -105,9 +122,10 @@ impl Redactor {
     /// For text that comes in pieces.
     #[must_use]
     pub fn stream(&self) -> Stream {
-        let patterns = self.0.as_ref().map_or(0, |rules| rules.patterns.len());
+        let rules = self.rules();
+        let patterns = rules.as_ref().map_or(0, |rules| rules.patterns.len());
         Stream {
-            rules: self.0.clone(),
+            rules,
             patterns: std::iter::repeat_with(Words::default)
                 .take(patterns)
                 .collect(),

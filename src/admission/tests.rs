@@ -9,13 +9,20 @@ fn lane(places: usize, waiting: usize) -> (Lane, Arc<ManualClock>) {
 
 fn shared(places: usize, waiting: usize, shares: Shares) -> (Lane, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::default());
-    let lane = Lane::shared(
+    let lane = Lane::on(
         metric::Lane::RunningTurns,
-        (places, waiting),
-        shares,
+        terms(places, waiting, shares),
         Arc::<ManualClock>::clone(&clock),
     );
     (lane, clock)
+}
+
+fn terms(limit: usize, max_waiting: usize, shares: Shares) -> Terms {
+    Terms {
+        limit,
+        max_waiting,
+        shares,
+    }
 }
 
 fn claim(tenant: &str, session: u128) -> Claim {
@@ -204,4 +211,45 @@ async fn whatever_happens_every_place_comes_back() {
     assert_eq!(state.holders.len() + state.waiters.len(), 0);
     assert!(state.by_tenant.is_empty());
     assert!(state.queue.next(|_| true).is_none());
+}
+
+#[tokio::test]
+async fn a_lane_that_gets_fewer_places_throws_nobody_out_and_shrinks_as_they_come_back() {
+    let (lane, _) = lane(2, 5);
+    let first = lane.try_enter(&somebody()).unwrap();
+    let second = lane.try_enter(&somebody()).unwrap();
+    lane.set(terms(1, 5, Shares::default()));
+    let waiting = somebody();
+    let mut waits = Box::pin(lane.enter(&waiting));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    drop(first);
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    drop(second);
+    assert!(futures_util::poll!(&mut waits).is_ready());
+}
+
+#[tokio::test]
+async fn a_lane_that_gets_more_places_gives_them_to_those_who_wait() {
+    let (lane, _) = lane(1, 5);
+    let _held = lane.try_enter(&somebody()).unwrap();
+    let waiting = somebody();
+    let mut waits = Box::pin(lane.enter(&waiting));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    lane.set(terms(2, 5, Shares::default()));
+    assert!(futures_util::poll!(&mut waits).is_ready());
+}
+
+#[tokio::test]
+async fn a_tenant_whose_limit_grows_is_served_at_once() {
+    let one = |limit| Shares {
+        named: [("a".to_owned(), Share { weight: 1, limit })].into(),
+        ..Shares::default()
+    };
+    let (lane, _) = shared(4, 5, one(1));
+    let _held = lane.try_enter(&claim("a", 1)).unwrap();
+    let waiting = claim("a", 2);
+    let mut waits = Box::pin(lane.enter(&waiting));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    lane.set(terms(4, 5, one(2)));
+    assert!(futures_util::poll!(&mut waits).is_ready());
 }

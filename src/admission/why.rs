@@ -39,7 +39,7 @@ impl Lane {
             .filter(|(_, waiter)| waiter.claim.session == Some(session))
             .min_by_key(|(ticket, _)| **ticket)?;
         let tenant = &waiter.claim.tenant;
-        let limit = self.0.shares.of(tenant).limit;
+        let limit = state.terms.shares.of(tenant).limit;
         let mut holders: Vec<_> = state.holders.values().collect();
         holders.sort_by_key(|holder| holder.since);
         Some(Wait {
@@ -49,7 +49,7 @@ impl Lane {
             since: now.saturating_sub(waiter.since),
             of_tenant: (
                 state.by_tenant.get(tenant).copied().unwrap_or(0),
-                Some(limit).filter(|limit| *limit < self.0.limit),
+                Some(limit).filter(|limit| *limit < state.terms.limit),
             ),
             holders: holders
                 .into_iter()
@@ -67,7 +67,7 @@ impl Inner {
         let mut queue = state.queue.clone();
         let mut ahead = 0;
         while let Some(tenant) = queue.next(|_| ahead < COUNTED) {
-            match take_next(&mut queue, &tenant, &self.shares) {
+            match take_next(&mut queue, &tenant, &state.terms.shares) {
                 Some(next) if next != ticket => ahead += 1,
                 Some(_) | None => break,
             }

@@ -1,5 +1,5 @@
 //! Commands that act on a session, a tool or the daemon: `cancel`, `approve`, `deny`, `close`, `rm`, `release`,
-//! `tools call`, `tools reset`, `drain`, `stop`.
+//! `tools call`, `tools reset`, `reload`, `drain`, `stop`.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::args::Ruling;
 use crate::cli::screen::{Screen, Style};
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
 use crate::control::wire::{
     Approve, CallTool, Cancelled, Decision, DeleteSession, Done, Method, OneSession, OneTool,
-    SessionAct, Shutdown, ToolAnswer,
+    ReloadDone, SessionAct, Shutdown, ToolAnswer,
 };
 use crate::daemon::Exit;
+use crate::fault::Code;
 
 /// How long a tool may take before this command gives up; the tool's own timeout is shorter.
 const TOOL_TIME: Duration = Duration::from_secs(3_600);
@@ -104,6 +105,32 @@ pub(super) async fn call_tool(
 pub(super) async fn reset_tool(client: &Client, screen: &mut Screen, tool: String) -> Result<Exit> {
     let done: Done = client.call(Method::ToolReset, OneTool { tool }).await?;
     tell(screen, done, "closed; it is called again")
+}
+
+/// `reload`: other settings, where they can be applied.
+pub(super) async fn reload(client: &Client, screen: &mut Screen) -> Result<Exit> {
+    let reloaded = client.call(Method::DaemonReload, Done {}).await;
+    let done: ReloadDone = match reloaded {
+        Err(ClientError::Refused(refusal)) if refusal.name() == Code::InvalidParams.name() => {
+            screen.failure(refusal.name(), &refusal.message)?;
+            return Ok(Exit::Settings);
+        }
+        answer => answer?,
+    };
+    if screen.style == Style::Json {
+        screen.value(&done)?;
+        return Ok(Exit::Ok);
+    }
+    if done.changed.is_empty() {
+        screen.line("nothing has changed")?;
+    }
+    for key in &done.changed {
+        screen.line(&format!("changed: {key}"))?;
+    }
+    for key in &done.needs_restart {
+        screen.line(&format!("counts after a restart: {key}"))?;
+    }
+    Ok(Exit::Ok)
 }
 
 /// `drain`: no new work.

@@ -160,6 +160,8 @@ pub(super) enum Ask {
     Models,
     /// Show how the daemon is
     Status,
+    /// Read the settings again; running turns keep what they began with
+    Reload,
     /// Let running work finish and take no new work
     Drain,
     /// Stop the daemon

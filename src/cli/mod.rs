@@ -216,6 +216,7 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Agents => look::agents(client, screen).await,
         Ask::Models => look::models(client, screen).await,
         Ask::Status => look::status(client, screen).await,
+        Ask::Reload => act::reload(client, screen).await,
         Ask::Drain => act::drain(client, screen).await,
         Ask::Stop { grace_ms } => act::stop(client, screen, grace_ms, settings.stop.grace_ms).await,
     }

@@ -12,15 +12,18 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
 
 use crate::admission;
 use crate::chunk::Cursor;
 use crate::control::connection::Connection;
 use crate::control::pump::Feed;
+use crate::control::server::Order;
 use crate::control::wire::{
     Agent, AgentList, Backup, BackupDone, CallTool, Done, ErrorObject, Gauge, Hello, HelloAnswer,
-    Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, Request, Shutdown, Start, Status,
-    Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, ReloadDone, Request, Shutdown,
+    Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 use crate::fault::{Code, Fault};
 use crate::runtime::{self, Impresario, Subscription};
@@ -46,6 +49,7 @@ pub(super) async fn call(
         Method::DaemonHello => with(request, |params| hello(&params)),
         Method::DaemonStatus => told(Ok(status(connection))),
         Method::DaemonShutdown => with(request, |params| shutdown(connection, params)),
+        Method::DaemonReload => told(reload(connection).await),
         Method::DaemonDrain => {
             company.drain();
             told(Ok(Done {}))
@@ -158,9 +162,44 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 fn shutdown(connection: &Connection, params: Shutdown) -> Result<Done, Fault> {
-    // A full queue means that somebody else asked a moment ago.
-    let _asked = connection.house.stop.try_send(params);
+    order(connection, Order::Stop(params))?;
     Ok(Done {})
+}
+
+async fn reload(connection: &Connection) -> Result<ReloadDone, Fault> {
+    let (answer, answered) = oneshot::channel();
+    order(connection, Order::Reload(answer))?;
+    // A daemon that stops answers nobody.
+    let reloaded = answered.await.map_err(|_| stopping())??;
+    Ok(ReloadDone {
+        changed: reloaded.changed,
+        needs_restart: reloaded.needs_restart,
+    })
+}
+
+/// Hands something to the daemon itself.
+fn order(connection: &Connection, order: Order) -> Result<(), Fault> {
+    connection
+        .house
+        .orders
+        .try_send(order)
+        .map_err(|error| match error {
+            TrySendError::Closed(_) => stopping(),
+            TrySendError::Full(_) => Fault {
+                retry_after_ms: Some(1_000),
+                ..Fault::new(
+                    Code::Overloaded,
+                    "the daemon is busy with what it was told before; try again later",
+                )
+            },
+        })
+}
+
+fn stopping() -> Fault {
+    Fault::new(
+        Code::Draining,
+        "the daemon is stopping; try again after its restart",
+    )
 }
 
 async fn subscribe(connection: &Arc<Connection>, request: &Request) -> Result<Answer, ErrorObject> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -22,7 +22,7 @@ use crate::control::connection;
 use crate::control::wire::{ErrorObject, Response, Shutdown};
 use crate::fault::{Code, Fault};
 use crate::metric::{self, Rejection};
-use crate::runtime::Impresario;
+use crate::runtime::{Impresario, Reloaded};
 use crate::settings::ControlSettings;
 
 /// The longest path that a Unix socket can have, bytes.
@@ -105,15 +105,27 @@ pub struct Server {
 pub struct Serving {
     house: Arc<House>,
     acceptor: JoinHandle<()>,
-    stops: mpsc::Receiver<Shutdown>,
+    orders: mpsc::Receiver<Order>,
 }
+
+/// What a client asks of the daemon itself.
+#[derive(Debug)]
+pub enum Order {
+    /// Stop.
+    Stop(Shutdown),
+    /// Read the settings again.
+    Reload(oneshot::Sender<Result<Reloaded, Fault>>),
+}
+
+/// Orders that may wait; a further one is refused.
+const ORDERS: usize = 8;
 
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) company: Impresario,
     pub(super) options: Options,
-    pub(super) stop: mpsc::Sender<Shutdown>,
+    pub(super) orders: mpsc::Sender<Order>,
     /// Cancelled when no more connections are let in.
     doors: CancellationToken,
     /// Cancelled when connections say what they have to say and close.
@@ -153,12 +165,12 @@ impl Server {
     /// Begins to answer for a company.
     #[must_use]
     pub fn serve(self, company: Impresario) -> Serving {
-        let (stop, stops) = mpsc::channel(1);
+        let (sender, orders) = mpsc::channel(ORDERS);
         let most = self.options.settings.max_connections;
         let house = Arc::new(House {
             company,
             options: self.options,
-            stop,
+            orders: sender,
             doors: CancellationToken::new(),
             goodbye: CancellationToken::new(),
             places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
@@ -167,16 +179,16 @@ impl Server {
         Serving {
             house,
             acceptor,
-            stops,
+            orders,
         }
     }
 }
 
 impl Serving {
-    /// Resolves when a client asks the daemon to stop.
-    pub async fn asked_to_stop(&mut self) -> Shutdown {
-        match self.stops.recv().await {
-            Some(shutdown) => shutdown,
+    /// The next thing that a client asks of the daemon itself. Cancel-safe.
+    pub async fn order(&mut self) -> Order {
+        match self.orders.recv().await {
+            Some(order) => order,
             None => std::future::pending().await,
         }
     }

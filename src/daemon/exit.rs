@@ -89,6 +89,7 @@ impl Exit {
             StartError::Model(_)
             | StartError::Tool(_)
             | StartError::Tools(_)
+            | StartError::Several(_)
             | StartError::Key { .. }
             | StartError::Pattern(_)
             | StartError::Unknown { .. }

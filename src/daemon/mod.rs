@@ -7,6 +7,7 @@ mod ensure;
 mod exit;
 mod log;
 mod metrics;
+mod reload;
 mod serve;
 mod signals;
 

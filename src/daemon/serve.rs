@@ -11,8 +11,9 @@ use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
 use crate::clock;
-use crate::control::server::{self, Options, Server, Serving, our_user};
-use crate::daemon::signals::Signals;
+use crate::control::server::{self, Options, Order, Server, Serving, our_user};
+use crate::daemon::reload::Reloader;
+use crate::daemon::signals::{Signal, Signals};
 use crate::daemon::{Exit, log, metrics};
 use crate::fault::Code;
 use crate::runtime::{Impresario, log_redactor};
@@ -42,7 +43,8 @@ pub fn detach() -> Result<()> {
 /// Everything that keeps it from starting; [`Exit::of`] gives the exit code.
 pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Result<Exit> {
     let settings = loaded.settings.clone().resolved(environment)?;
-    log::install(&settings.log, log_redactor(&settings, environment)?)?;
+    let redactor = log_redactor(&settings, environment)?;
+    log::install(&settings.log, redactor.clone())?;
     keep_memory_private();
     let mut signals = Signals::listen()?;
     // Found out early, before the store is touched and turns go on.
@@ -67,12 +69,16 @@ pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Re
         data: settings.store.path.clone(),
         metrics: metrics.map(|address| format!("http://{address}/metrics")),
     };
-    let grace = Duration::from_millis(settings.stop.grace_ms);
+    let reloader = Reloader {
+        loaded: loaded.clone(),
+        environment: environment.clone(),
+        log: redactor,
+    };
     let server = match Server::bind(options).await {
         Ok(server) => server,
         Err(refusal) => {
             // Nobody was let in: there is nothing to wait for.
-            rest(&company, grace).await;
+            rest(&company, reloader.grace()).await;
             return Err(refusal.into());
         }
     };
@@ -84,7 +90,7 @@ pub async fn serve(loaded: &Loaded, environment: &Environment, mode: Mode) -> Re
     );
     tell_manager(&NotifyState::Ready);
     keep_watchdog_calm();
-    Ok(run(company, serving, signals, grace).await)
+    Ok(run(company, serving, signals, reloader).await)
 }
 
 /// Keys are in this process's memory: it leaves no core, and others may not look into it.
@@ -102,24 +108,39 @@ fn keep_memory_private() {
     }
 }
 
-/// Waits for a reason to stop, and stops.
+/// Does what signals and clients ask for, until there is a reason to stop; and stops.
 async fn run(
     company: Impresario,
     mut serving: Serving,
     mut signals: Signals,
-    grace: Duration,
+    mut reloader: Reloader,
 ) -> Exit {
-    let grace = tokio::select! {
-        signal = signals.stop() => {
-            info!(signal, grace_ms = grace.as_millis(), "stopping");
-            grace
+    let grace = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Stop(signal) => {
+                    let grace = reloader.grace();
+                    info!(signal, grace_ms = grace.as_millis(), "stopping");
+                    break grace;
+                }
+                // What went wrong is in the log.
+                Signal::Reload => drop(reloader.reload(&company)),
+            },
+            order = serving.order() => match order {
+                Order::Stop(shutdown) => {
+                    let grace = shutdown.grace_ms.map(Duration::from_millis);
+                    let grace = grace.unwrap_or_else(|| reloader.grace());
+                    info!(grace_ms = grace.as_millis(), "stopping because a client asked");
+                    break grace;
+                }
+                Order::Reload(answer) => {
+                    let reloaded = reloader.reload(&company);
+                    // A client that has left has changed the settings all the same.
+                    let _heard = answer.send(reloaded);
+                }
+            },
+            reason = company.failed() => return failed(&reason),
         }
-        shutdown = serving.asked_to_stop() => {
-            let grace = shutdown.grace_ms.map_or(grace, Duration::from_millis);
-            info!(grace_ms = grace.as_millis(), "stopping because a client asked");
-            grace
-        }
-        reason = company.failed() => return failed(&reason),
     };
     tell_manager(&NotifyState::Stopping);
     // From here on a failure of the company shows in what its stop gives.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::admission::{Claim, Lane, Place, Wait};
+use crate::admission::{Claim, Lane, Place, Shares, Terms, Wait};
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
 use crate::event::Usage;
@@ -71,8 +71,7 @@ impl From<&ModelSettings> for Limits {
 #[derive(Debug)]
 pub struct Door {
     name: String,
-    lane: Option<Lane>,
-    counts_tokens: bool,
+    lane: Lane,
     gates: Mutex<Gates>,
     /// Whoever waits for the provider's limits stands before this one place.
     line: Lane,
@@ -82,6 +81,7 @@ pub struct Door {
 
 #[derive(Debug)]
 struct Gates {
+    limits: Limits,
     requests: Option<Rate>,
     tokens: Option<Rate>,
     breaker: Breaker,
@@ -110,7 +110,7 @@ pub struct Leave {
     pass: Option<Pass>,
     reserved: u32,
     scout_of: Option<ScoutOf>,
-    _place: Option<Place>,
+    _place: Place,
 }
 
 /// What a call has to wait for.
@@ -138,32 +138,43 @@ impl Door {
     #[must_use]
     pub fn new(name: &str, limits: Limits, clock: &Arc<dyn Clock>) -> Arc<Self> {
         let now = clock.elapsed();
-        let rate = |per_minute: Option<u32>| per_minute.map(|units| Rate::new(units, now));
-        let lane = |places| {
-            Lane::new(
-                metric::Lane::OneModel,
-                places,
-                usize::MAX,
-                Arc::clone(clock),
-            )
-        };
+        let lane = |terms| Lane::on(metric::Lane::OneModel, terms, Arc::clone(clock));
         metric::model_breaker(name, BreakerState::Closed.name(), STATES);
         Arc::new(Self {
             name: name.to_owned(),
-            lane: limits.at_once.map(lane),
-            counts_tokens: limits.tokens_per_minute.is_some(),
+            lane: lane(places(limits.at_once)),
             gates: Mutex::new(Gates {
-                requests: rate(limits.requests_per_minute),
-                tokens: rate(limits.tokens_per_minute),
+                limits,
+                requests: rate(limits.requests_per_minute, now),
+                tokens: rate(limits.tokens_per_minute, now),
                 breaker: Breaker::new(limits.breaker),
                 paused_until: Duration::ZERO,
                 scout: Scout::None,
                 pauses: 0,
             }),
-            line: lane(1),
+            line: lane(places(Some(1))),
             changed: Notify::new(),
             clock: Arc::clone(clock),
         })
+    }
+
+    /// Goes on with other limits. Calls in flight go on; what is known of the provider stays.
+    pub fn set(&self, limits: Limits) {
+        let now = self.clock.elapsed();
+        let mut gates = self.gates();
+        if gates.limits == limits {
+            return;
+        }
+        if gates.limits.requests_per_minute != limits.requests_per_minute {
+            gates.requests = rate(limits.requests_per_minute, now);
+        }
+        if gates.limits.tokens_per_minute != limits.tokens_per_minute {
+            gates.tokens = rate(limits.tokens_per_minute, now);
+        }
+        gates.breaker.set(limits.breaker);
+        gates.limits = limits;
+        drop(gates);
+        self.lane.set(places(limits.at_once));
     }
 
     /// Waits until this call may be made.
@@ -172,10 +183,7 @@ impl Door {
     /// # Errors
     /// [`ModelErrorKind::BreakerOpen`] at once when the model has failed too often.
     pub async fn enter(self: &Arc<Self>, claim: &Claim, tokens: u32) -> Result<Leave, ModelError> {
-        let place = match &self.lane {
-            Some(lane) => Some(lane.enter(claim).await),
-            None => None,
-        };
+        let place = self.lane.enter(claim).await;
         let _turn = self.line.enter(claim).await;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -204,7 +212,7 @@ impl Door {
     /// The tokens to be reserved for a request; none where tokens are not limited.
     #[must_use]
     pub fn reservation(&self, request: &Request) -> u32 {
-        if self.counts_tokens {
+        if self.gates().limits.tokens_per_minute.is_some() {
             estimate(request)
         } else {
             0
@@ -222,7 +230,7 @@ impl Door {
     /// Why a session waits for a place; `None` when it does not.
     #[must_use]
     pub fn why(&self, session: SessionId) -> Option<Wait> {
-        self.lane.as_ref()?.why(session)
+        self.lane.why(session)
     }
 
     /// Where the breaker stands.
@@ -275,6 +283,19 @@ impl Door {
     fn gates(&self) -> MutexGuard<'_, Gates> {
         self.gates.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// So many calls at once; as many as there are when nobody says.
+fn places(at_once: Option<usize>) -> Terms {
+    Terms {
+        limit: at_once.unwrap_or(usize::MAX),
+        max_waiting: usize::MAX,
+        shares: Shares::default(),
+    }
+}
+
+fn rate(per_minute: Option<u32>, now: Duration) -> Option<Rate> {
+    per_minute.map(|units| Rate::new(units, now))
 }
 
 /// The states of a breaker, as labels.

@@ -15,7 +15,7 @@ impl Redactor {
     /// were redacted piece by piece, and readers have seen them so.
     #[must_use]
     pub fn fact(&self, fact: Fact) -> Fact {
-        if self.0.is_none() {
+        if self.takes_nothing() {
             return fact;
         }
         match fact {

@@ -158,7 +158,7 @@ async fn count_recovery(shared: &Arc<Shared>, id: SessionId) -> Result<(), Fault
     metric::recovered();
     let counted = shared.store.count_recoveries(vec![id]).await?;
     let recoveries = counted.first().map_or(0, |counted| counted.recoveries);
-    if recoveries > shared.settings.max_recoveries {
+    if recoveries > shared.cast().sessions.max_recoveries {
         let reason = format!("{recoveries} recoveries without a finished turn");
         return Err(set_aside(shared, id, &reason).await);
     }
@@ -205,11 +205,12 @@ async fn append(
 ) -> Result<(), StoreError> {
     let after = loaded.turn.head();
     let at = shared.clock.now();
+    let settings = &shared.cast().sessions;
     let rules = Rules {
         model: String::new(),
-        max_steps: shared.settings.max_steps,
-        max_attempts: shared.settings.max_attempts,
-        queued_inputs: shared.settings.queued_inputs,
+        max_steps: settings.max_steps,
+        max_attempts: settings.max_attempts,
+        queued_inputs: settings.queued_inputs,
         tools: Arc::default(),
         children: ChildLimits::default(),
     };

@@ -42,7 +42,7 @@ impl RootHandle {
 
     /// The handle of this root.
     pub(super) fn of(actor: ActorRef<Msg>, shared: &Shared) -> Self {
-        let deadline = Duration::from_millis(shared.settings.call_timeout_ms);
+        let deadline = Duration::from_millis(shared.cast().sessions.call_timeout_ms);
         Self { actor, deadline }
     }
 

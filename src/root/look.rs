@@ -22,7 +22,7 @@ impl State {
         if !self.ticks.is_multiple_of(LOOKS) {
             return;
         }
-        let idle_after = Duration::from_millis(self.shared.settings.idle_after_ms);
+        let idle_after = Duration::from_millis(self.shared.cast().sessions.idle_after_ms);
         let every = LOOKS * (idle_after.as_secs() / 4).clamp(1, 15);
         if self.ticks.is_multiple_of(every) {
             self.rest(idle_after);

@@ -126,7 +126,7 @@ impl Actor for Root {
         });
         Ok(State {
             loading: Arc::new(tokio::sync::Semaphore::new(
-                shared.limits.loading_sessions.max(1),
+                shared.cast().limits.loading_sessions.max(1),
             )),
             shared,
             sessions: HashMap::new(),

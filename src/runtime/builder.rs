@@ -1,24 +1,26 @@
 //! How a company begins: in code, or from settings.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use secrecy::SecretString;
 
-use super::models::{self, Casting};
+use super::models::Casting;
+use super::parts::{Parts, Source};
+use super::reload::{Names, Standing};
 use super::{Impresario, Inner, Keep, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::Model;
 use crate::model::limits::Limits;
 use crate::root::RootHandle;
-use crate::session::shared::{self, Alarms, Census, Lanes, ModelEntry, Phase, Restarts, Shared};
-use crate::settings::{AgentSettings, Environment, Settings, ToolKind, ToolSettings};
+use crate::session::cast::Cast;
+use crate::session::shared::{Alarms, Census, Lanes, Phase, Restarts, Shared};
+use crate::settings::{AgentSettings, Environment, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
 use crate::tool::mcp::Server;
-use crate::tool::{Care, Tool, Toolbox};
+use crate::tool::{Care, Tool};
 
 /// Prepares a company.
 ///
@@ -45,13 +47,11 @@ use crate::tool::{Care, Tool, Toolbox};
 pub struct Builder {
     settings: Settings,
     keep: Keep,
-    agents: BTreeMap<String, AgentSettings>,
-    models: BTreeMap<String, Casting>,
-    tools: BTreeMap<String, Arc<dyn Tool>>,
-    servers: BTreeMap<String, Arc<Server>>,
-    cares: BTreeMap<String, Care>,
+    /// What settings named, if they did.
+    named: Option<(Source, Parts)>,
+    /// What was made in code.
+    own: Parts,
     clock: Arc<dyn Clock>,
-    shim: Option<PathBuf>,
     secrets: Vec<SecretString>,
 }
 
@@ -91,6 +91,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// More than one thing is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Self>),
     /// A pattern of `redaction.patterns` cannot be used.
     #[error("redaction.patterns: {0}")]
     Pattern(#[from] crate::redact::BadPattern),
@@ -171,13 +174,9 @@ impl Default for Builder {
         let mut builder = Self {
             settings: Settings::default(),
             keep: Keep::Disk(PathBuf::from("impresario-data")),
-            agents: BTreeMap::new(),
-            models: BTreeMap::new(),
-            tools: BTreeMap::new(),
-            servers: BTreeMap::new(),
-            cares: BTreeMap::new(),
+            named: None,
+            own: Parts::default(),
             clock: Arc::new(SystemClock::new()),
-            shim: None,
             secrets: Vec::new(),
         };
         let offline = Arc::new(crate::model::offline::Offline::default());
@@ -214,7 +213,7 @@ impl Builder {
     /// Adds an agent.
     #[must_use]
     pub fn agent(mut self, agent: Agent) -> Self {
-        self.agents.insert(agent.name, agent.settings);
+        self.own.agents.insert(agent.name, agent.settings);
         self
     }
 
@@ -228,7 +227,7 @@ impl Builder {
     #[must_use]
     pub fn shared_tool(mut self, tool: Arc<dyn Tool>) -> Self {
         let name = tool.spec().definition.name.clone();
-        self.tools.insert(name, tool);
+        self.own.tools.insert(name, tool);
         self
     }
 
@@ -236,14 +235,14 @@ impl Builder {
     /// `NAME__TOOL`.
     #[must_use]
     pub fn server(mut self, server: Arc<Server>) -> Self {
-        self.servers.insert(server.name().to_owned(), server);
+        self.own.servers.insert(server.name().to_owned(), server);
         self
     }
 
     /// How the host of the tool with this name treats it: breaker, fallback, cache, lane.
     #[must_use]
     pub fn care(mut self, tool: impl Into<String>, care: Care) -> Self {
-        self.cares.insert(tool.into(), care);
+        self.own.cares.insert(tool.into(), care);
         self
     }
 
@@ -252,7 +251,7 @@ impl Builder {
     pub fn model(mut self, name: impl Into<String>, model: Arc<dyn Model>) -> Self {
         let name = name.into();
         let casting = Casting::own(&name, model);
-        self.models.insert(name, casting);
+        self.own.models.insert(name, casting);
         self
     }
 
@@ -260,8 +259,11 @@ impl Builder {
     /// when it is not asked for a while. A name that is no model's is left out.
     #[must_use]
     pub fn limits(mut self, model: &str, limits: Limits) -> Self {
-        if let Some(casting) = self.models.get_mut(model) {
-            casting.limits = limits;
+        let named = self.named.as_mut().map(|(_, parts)| parts);
+        for parts in named.into_iter().chain([&mut self.own]) {
+            if let Some(casting) = parts.models.get_mut(model) {
+                casting.limits = limits;
+            }
         }
         self
     }
@@ -298,41 +300,16 @@ impl Builder {
         settings: &Settings,
         environment: &Environment,
     ) -> Result<Self, StartError> {
-        let mut builder = Self {
+        let source = Source::new(settings.clone(), environment.clone());
+        let parts = Parts::from_source(&source, None)?;
+        Ok(Self {
             settings: settings.clone(),
             keep: Keep::Disk(settings.store.path.clone()),
-            agents: settings.agents.clone(),
-            models: BTreeMap::new(),
-            tools: BTreeMap::new(),
-            servers: BTreeMap::new(),
-            cares: BTreeMap::new(),
+            named: Some((source, parts)),
+            own: Parts::default(),
             clock: Arc::new(SystemClock::new()),
-            shim: None,
             secrets: secrets::known(settings, environment),
-        };
-        for (name, model) in &settings.models {
-            let casting = Casting::from_settings(name, model, environment)?;
-            builder.models.insert(name.clone(), casting);
-        }
-        let tool_environment = ToolEnvironment {
-            data: settings.store.path.clone(),
-            shim: builder.shim.clone(),
-            variables: environment
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-        };
-        for (name, tool) in &settings.tools {
-            if tool.kind == ToolKind::Mcp {
-                let server = crate::tool::mcp::server(name, tool, &tool_environment)?;
-                builder.servers.insert(name.clone(), server);
-                continue;
-            }
-            builder.cares.insert(name.clone(), crate::tool::care(tool));
-            let tool = crate::tool::build::build(name, tool, &tool_environment)?;
-            builder.tools.insert(name.clone(), tool);
-        }
-        Ok(builder)
+        })
     }
 
     /// Begins: opens the store, starts the root, has every unfinished turn go on.
@@ -340,25 +317,17 @@ impl Builder {
     /// # Errors
     /// [`StartError`] says what to do.
     pub async fn start(self) -> Result<Impresario, StartError> {
-        let hosted = self.tools.iter().map(|(name, tool)| {
-            let care = self.cares.get(name).cloned().unwrap_or_default();
-            (Arc::clone(tool), care)
-        });
-        let servers = self.servers.into_values();
-        let tools = Toolbox::with_servers(hosted, servers, &self.clock)?;
-        let models = models::with_doors(self.models, &self.clock);
-        let agents = agents(&self.agents, &models, &tools)?;
+        let (source, parts) = self.named.unzip();
+        let parts = parts.unwrap_or_default().under(&self.own);
+        let cast = parts.cast(&self.settings, &Cast::default(), &self.clock)?;
+        cast.set_doors();
         let store = open(self.keep, &self.settings, &self.clock).await?;
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
         let shared = Arc::new(Shared {
             redactor,
             lanes: Lanes::new(&self.settings.limits, &self.settings.tenants, &self.clock),
-            settings: self.settings.sessions,
-            limits: self.settings.limits,
+            cast: RwLock::new(Arc::new(cast)),
             store,
-            agents,
-            models,
-            tools,
             phase: Phase::default(),
             restarts: Restarts::default(),
             census: Census::default(),
@@ -366,11 +335,21 @@ impl Builder {
             alarms: Alarms::default(),
             clock: Arc::clone(&self.clock),
         });
+        let (names, source) = match source {
+            Some(source) => (Names::OfSettings, source),
+            None => (Names::OfCode, Source::of_code(&self.settings)),
+        };
+        let standing = Standing {
+            source,
+            own: self.own,
+            names,
+            secrets: self.secrets,
+        };
         let company = Impresario(Arc::new(Inner {
             root: RootHandle::start(Arc::clone(&shared)).await?,
-            shared,
-            stream_buffer: self.settings.streams.buffer_bytes,
             since: self.clock.elapsed(),
+            shared,
+            standing: Mutex::new(standing),
             recovering: Arc::new(AtomicUsize::new(0)),
         }));
         company.resume_unfinished().await?;
@@ -397,52 +376,4 @@ async fn open(
         Ok::<_, OpenError>(opened)
     });
     Ok(Arc::new(opened.await??))
-}
-
-fn agents(
-    settings: &BTreeMap<String, AgentSettings>,
-    models: &BTreeMap<String, Arc<ModelEntry>>,
-    tools: &Toolbox,
-) -> Result<BTreeMap<String, Arc<shared::Agent>>, StartError> {
-    let tool_names = tools.names();
-    check_agent_tools(settings, tools)?;
-    let mut agents = BTreeMap::new();
-    for (name, agent) in settings {
-        let unknown = |what, missing: &str, known: Vec<&str>| StartError::Unknown {
-            agent: name.clone(),
-            what,
-            name: missing.to_owned(),
-            known: known.join(", "),
-        };
-        let Some(model) = models.get(&agent.model) else {
-            let known = models.keys().map(String::as_str).collect();
-            return Err(unknown("model", &agent.model, known));
-        };
-        if let Some(missing) = agent.tools.iter().find(|tool| !tools.may_have(tool)) {
-            let known = tool_names.iter().map(String::as_str).collect();
-            return Err(unknown("tool", missing, known));
-        }
-        let agent = shared::Agent::new(name, agent, Arc::clone(model), tools);
-        agents.insert(name.clone(), Arc::new(agent));
-    }
-    Ok(agents)
-}
-
-/// Every tool that is an agent is one that exists.
-fn check_agent_tools(
-    settings: &BTreeMap<String, AgentSettings>,
-    tools: &Toolbox,
-) -> Result<(), StartError> {
-    for tool in tools.iter() {
-        let Some(agent) = tool.agent().filter(|agent| !settings.contains_key(*agent)) else {
-            continue;
-        };
-        let known: Vec<_> = settings.keys().map(String::as_str).collect();
-        return Err(StartError::UnknownAgent {
-            tool: tool.spec().definition.name.clone(),
-            agent: agent.to_owned(),
-            known: known.join(", "),
-        });
-    }
-    Ok(())
 }

@@ -124,7 +124,7 @@ impl Impresario {
             readers: shared.census.readers(),
             quarantined: shared.census.quarantined(),
             recovering: self.0.recovering.load(Ordering::Relaxed),
-            open_breakers: open_breakers(&shared.tools),
+            open_breakers: open_breakers(&shared.cast().tools),
             store_bytes: shared.store.size_bytes(),
             uptime: shared.clock.elapsed().saturating_sub(self.0.since),
         }
@@ -133,7 +133,8 @@ impl Impresario {
     /// Every agent, by name.
     #[must_use]
     pub fn agents(&self) -> Vec<AgentInfo> {
-        let agents = self.0.shared.agents.values();
+        let cast = self.0.shared.cast();
+        let agents = cast.agents.values();
         agents
             .map(|agent| AgentInfo {
                 name: agent.name.clone(),
@@ -147,7 +148,8 @@ impl Impresario {
     /// Every model, by name.
     #[must_use]
     pub fn models(&self) -> Vec<ModelInfo> {
-        let models = self.0.shared.models.values();
+        let cast = self.0.shared.cast();
+        let models = cast.models.values();
         models
             .map(|entry| ModelInfo {
                 name: entry.name.clone(),
@@ -161,7 +163,7 @@ impl Impresario {
     /// itself, of kind `mcp_server`; none is started for this.
     #[must_use]
     pub fn tools(&self) -> Vec<ToolInfo> {
-        let tools = &self.0.shared.tools;
+        let tools = &self.0.shared.cast().tools;
         let hosts = tools.hosts().into_values();
         let servers = tools.servers().map(|server| server_info(server));
         let mut infos: Vec<_> = hosts.map(|host| tool_info(&host)).chain(servers).collect();

@@ -7,13 +7,15 @@
 mod builder;
 mod info;
 mod models;
+mod parts;
+mod reload;
 mod secrets;
 mod session;
 mod turn;
 mod why;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -29,6 +31,7 @@ use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
 use crate::store::{Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
+use reload::Standing;
 
 pub use crate::admission::{Gauge, Wait};
 pub use crate::session::{Accepted, Effect};
@@ -36,6 +39,7 @@ pub use crate::subscriber::OnSlow;
 pub use crate::turn::{Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
+pub use reload::Reloaded;
 pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
 pub use turn::Turn;
@@ -53,7 +57,8 @@ pub struct Impresario(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     root: RootHandle,
-    stream_buffer: usize,
+    /// What a reload begins with.
+    standing: Mutex<Standing>,
     since: Duration,
     /// Unfinished sessions found at the start and not woken yet.
     recovering: Arc<std::sync::atomic::AtomicUsize>,
@@ -154,7 +159,7 @@ impl Impresario {
     /// what the tool says, [`Code::Timeout`].
     pub async fn call_tool(&self, name: &str, arguments: &str) -> Result<String, Fault> {
         self.takes_work()?;
-        let tools = &self.0.shared.tools;
+        let tools = &self.0.shared.cast().tools;
         tools.ready_for(name, None).await;
         if tools.get(name).is_none() {
             return Err(self.no_such_tool(name));
@@ -191,7 +196,7 @@ impl Impresario {
     /// # Errors
     /// [`Code::NotFound`].
     pub fn reset_tool(&self, name: &str) -> Result<(), Fault> {
-        let tools = &self.0.shared.tools;
+        let tools = &self.0.shared.cast().tools;
         if let Some(server) = tools.servers().find(|server| server.name() == name) {
             server.reset();
             return Ok(());
@@ -202,7 +207,7 @@ impl Impresario {
     }
 
     fn no_such_tool(&self, name: &str) -> Fault {
-        let tools = &self.0.shared.tools;
+        let tools = &self.0.shared.cast().tools;
         match tools.absent(name) {
             Some(why) => Fault::new(Code::Internal, why),
             None => no_such("tool", name, tools.hosts().into_keys()),
@@ -249,7 +254,7 @@ impl Impresario {
             StopStep::EndSessions => {
                 self.0.shared.phase.stop();
                 self.0.root.stop_sessions().await?;
-                self.0.shared.tools.close().await;
+                self.0.shared.cast().tools.close().await;
             }
             StopStep::CloseStore => self.0.shared.store.close().await?,
             StopStep::EndRoot => self.0.root.stop().await,
@@ -313,7 +318,7 @@ impl Impresario {
             metric::recovered();
             let id = unfinished.session;
             let recoveries = unfinished.recoveries;
-            if recoveries > self.0.shared.settings.max_recoveries {
+            if recoveries > self.0.shared.cast().sessions.max_recoveries {
                 let reason = format!("{recoveries} recoveries without a finished turn");
                 self.0.root.set_aside(id, reason);
             } else {

@@ -12,7 +12,7 @@ use crate::session::shared::ModelEntry;
 use crate::settings::{Environment, ModelSettings, PriceSettings, Provider};
 
 /// A model and what settings say of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Casting {
     model_name: String,
     model: Arc<dyn Model>,
@@ -47,9 +47,15 @@ impl Casting {
             path: settings.api_key_file.clone(),
             source,
         })?;
-        Ok(Self {
+        let model = crate::model::build(name, settings, key)?;
+        Ok(Self::of(settings, model))
+    }
+
+    /// This model, which these settings made.
+    pub(super) fn of(settings: &ModelSettings, model: Arc<dyn Model>) -> Self {
+        Self {
             model_name: settings.model.clone(),
-            model: crate::model::build(name, settings, key)?,
+            model,
             sampling: Sampling {
                 temperature: settings.temperature,
                 max_tokens: settings.max_tokens,
@@ -58,7 +64,15 @@ impl Casting {
             prices: settings.prices,
             limits: Limits::from(settings),
             account: account(settings),
-        })
+        }
+    }
+}
+
+impl Casting {
+    /// Where its door is.
+    fn address(&self, name: &str) -> String {
+        let own = || format!("own {name}");
+        self.account.clone().unwrap_or_else(own)
     }
 }
 
@@ -79,43 +93,43 @@ fn account(settings: &ModelSettings) -> Option<String> {
     })
 }
 
-/// Puts a door before each model. Of those that share one, the strictest limits count.
+/// Models by name, and the doors before them.
+pub(super) type WithDoors = (BTreeMap<String, Arc<ModelEntry>>, Doors);
+
+/// Doors by what their models are to their provider, each with its limits.
+pub(super) type Doors = BTreeMap<String, (Arc<Door>, Limits)>;
+
+/// Puts a door before each model: the one that was there before, if there was one. Of those that
+/// share one, the strictest limits count.
 pub(super) fn with_doors(
     castings: BTreeMap<String, Casting>,
+    before: &Doors,
     clock: &Arc<dyn Clock>,
-) -> BTreeMap<String, Arc<ModelEntry>> {
-    let mut limits = BTreeMap::<String, Limits>::new();
-    for casting in castings.values() {
-        if let Some(account) = &casting.account {
-            let known = limits.entry(account.clone()).or_insert(casting.limits);
-            *known = known.stricter(casting.limits);
-        }
+) -> WithDoors {
+    let mut doors = Doors::new();
+    for (name, casting) in &castings {
+        let made = || match before.get(&casting.address(name)) {
+            Some((door, _)) => Arc::clone(door),
+            None => Door::new(name, casting.limits, clock),
+        };
+        let (_, limits) = doors
+            .entry(casting.address(name))
+            .or_insert_with(|| (made(), casting.limits));
+        *limits = limits.stricter(casting.limits);
     }
-    let mut doors = BTreeMap::<String, Arc<Door>>::new();
-    castings
-        .into_iter()
-        .map(|(name, casting)| {
-            let door = match &casting.account {
-                None => Door::new(&name, casting.limits, clock),
-                Some(account) => {
-                    let limits = limits.get(account).copied().unwrap_or(casting.limits);
-                    let door = doors
-                        .entry(account.clone())
-                        .or_insert_with(|| Door::new(&name, limits, clock));
-                    Arc::clone(door)
-                }
-            };
-            let entry = ModelEntry {
-                name: name.clone(),
-                model_name: casting.model_name,
-                model: casting.model,
-                door,
-                sampling: casting.sampling,
-                prices: casting.prices,
-            };
-            (name, Arc::new(entry))
-        })
-        .collect()
+    let entry = |(name, casting): (String, Casting)| {
+        let (door, _) = doors.get(&casting.address(&name))?;
+        let entry = ModelEntry {
+            name: name.clone(),
+            model_name: casting.model_name,
+            model: casting.model,
+            door: Arc::clone(door),
+            sampling: casting.sampling,
+            prices: casting.prices,
+        };
+        Some((name, Arc::new(entry)))
+    };
+    (castings.into_iter().filter_map(entry).collect(), doors)
 }
 
 #[cfg(test)]
@@ -142,7 +156,7 @@ mod tests {
             (name.to_owned(), casting)
         });
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let entries = with_doors(castings.into(), &clock);
+        let (entries, _) = with_doors(castings.into(), &Doors::new(), &clock);
         let door = |name: &str| Arc::as_ptr(&entries.get(name).unwrap().door);
         assert_eq!(door("calm"), door("wild"));
         assert_ne!(door("calm"), door("other"));

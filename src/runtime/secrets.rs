@@ -7,7 +7,9 @@ use tracing::warn;
 
 use super::StartError;
 use crate::redact::{BadPattern, MIN_VALUE, Redactor};
-use crate::settings::{Environment, HeaderSettings, ModelSettings, RedactionSettings, Settings};
+use crate::settings::{
+    Environment, HeaderSettings, ModelSettings, RedactionSettings, Settings, ToolSettings,
+};
 
 /// The key of a model: from the variable, else from the file, else none.
 ///
@@ -30,21 +32,39 @@ pub(super) fn key(
 /// Every secret that settings lead to. A file that cannot be read holds none; whoever needs its
 /// key says so.
 pub(super) fn known(settings: &Settings, environment: &Environment) -> Vec<SecretString> {
-    let keys = settings.models.values();
-    let keys = keys.filter_map(|model| key(model, environment).ok().flatten());
+    let models = settings.models.values();
+    let models = models.flat_map(|model| of_model(model, environment));
     let tools = settings.tools.values();
-    let handed = tools.clone().flat_map(|tool| &tool.env);
-    let handed = handed.filter(|name| sounds_secret(name));
-    let named = handed.chain(&settings.redaction.values_env);
+    let tools = tools.flat_map(|tool| of_tool(tool, environment));
+    let named = settings.redaction.values_env.iter();
     let named = named.filter_map(|name| environment.get(name));
-    let headers = tools.clone().flat_map(|tool| tool.headers.values());
+    let named = named.map(SecretString::from);
+    models.chain(tools).chain(named).collect()
+}
+
+/// The secrets that a model is made with.
+pub(super) fn of_model(settings: &ModelSettings, environment: &Environment) -> Vec<SecretString> {
+    let key = key(settings, environment).ok().flatten();
+    key.into_iter().collect()
+}
+
+/// The secrets that a tool is made with.
+pub(super) fn of_tool(settings: &ToolSettings, environment: &Environment) -> Vec<SecretString> {
+    let headers = settings.headers.values();
     let headers = headers.filter_map(|header| header_secret(header, environment));
-    let set = tools.flat_map(|tool| &tool.set_env);
+    let handed = settings.env.iter().filter(|name| sounds_secret(name));
+    let handed = handed.filter_map(|name| environment.get(name));
+    let set = settings.set_env.iter();
     let set = set.filter(|(name, _)| sounds_secret(name));
-    let values = named.chain(set.map(|(_, value)| value.as_str()));
-    keys.chain(headers)
-        .chain(values.map(|value| SecretString::from(value.to_owned())))
-        .collect()
+    let values = handed.chain(set.map(|(_, value)| value.as_str()));
+    headers.chain(values.map(SecretString::from)).collect()
+}
+
+/// Whether these are the same secrets.
+pub(super) fn are_same(some: &[SecretString], others: &[SecretString]) -> bool {
+    let mut pairs = some.iter().zip(others);
+    some.len() == others.len()
+        && pairs.all(|(one, other)| one.expose_secret() == other.expose_secret())
 }
 
 /// The secret of a header of an HTTP tool, from its variable or its file.

@@ -96,7 +96,7 @@ impl NewSession {
     /// [`Code::NotFound`] for an agent that nobody knows, [`Code::Overloaded`],
     /// [`Code::Draining`], [`Code::StoreFailed`].
     pub async fn create(mut self) -> Result<Session, Fault> {
-        let agents = &self.company.0.shared.agents;
+        let agents = &self.company.0.shared.cast().agents;
         let Some(agent) = agents.get(&self.created.agent) else {
             return Err(super::no_such(
                 "agent",
@@ -185,7 +185,7 @@ impl Session {
 
     fn checked(&self, input: Input) -> Result<UserInput, Fault> {
         let shared = &self.company.0.shared;
-        let limit = shared.settings.max_input_bytes;
+        let limit = shared.cast().sessions.max_input_bytes;
         if input.content.trim().is_empty() {
             return Err(Fault::new(
                 Code::InvalidParams,
@@ -227,7 +227,7 @@ impl Session {
         let (attached, is_attached) = oneshot::channel();
         let inner = &self.company.0;
         let buffer_bytes = match subscription.buffer_bytes {
-            0 => inner.stream_buffer,
+            0 => inner.shared.cast().stream_buffer,
             bytes => bytes,
         };
         let source: Arc<dyn Source> = Arc::new(inner.root.clone());
@@ -315,7 +315,7 @@ impl Session {
     /// Whether a tool of an MCP server was set up anew is known when its server has been listed.
     async fn know_tools(&self) -> Result<(), Fault> {
         let agent = self.summary().await?.agent;
-        if let Some(agent) = self.company.0.shared.agents.get(&agent) {
+        if let Some(agent) = self.company.0.shared.cast().agents.get(&agent) {
             agent.tools.ready(Some(self.id)).await;
         }
         Ok(())

@@ -76,7 +76,8 @@ impl Impresario {
 
     /// What a call of this agent's model waits for.
     fn why_model(&self, id: SessionId, agent: &str) -> Vec<Reason> {
-        let Some(agent) = self.0.shared.agents.get(agent) else {
+        let cast = self.0.shared.cast();
+        let Some(agent) = cast.agents.get(agent) else {
             return Vec::new();
         };
         let door = &agent.model.door;

@@ -125,7 +125,9 @@ impl State {
 
     /// How a child begins: its parent's tenant and labels, one level below.
     fn child_created(&self, of: Seq, key: &str, agent: &str) -> Result<SessionCreated, Fault> {
-        let Some(profile) = self.shared.agents.get(agent) else {
+        // It begins its turn with those who are on stage then.
+        let cast = self.shared.cast();
+        let Some(profile) = cast.agents.get(agent) else {
             let message =
                 format!("there is no agent '{agent}' any more; put [agents.{agent}] back");
             return Err(Fault::new(Code::NotFound, message));

@@ -58,13 +58,13 @@ impl State {
         self.agent.as_ref().map_or_else(
             || Rules {
                 model: String::new(),
-                max_steps: self.shared.settings.max_steps,
-                max_attempts: self.shared.settings.max_attempts,
-                queued_inputs: self.shared.settings.queued_inputs,
+                max_steps: self.cast.sessions.max_steps,
+                max_attempts: self.cast.sessions.max_attempts,
+                queued_inputs: self.cast.sessions.queued_inputs,
                 tools: Arc::default(),
-                children: child_limits(&self.shared.settings),
+                children: child_limits(&self.cast.sessions),
             },
-            |agent| agent.rules(&self.shared.settings),
+            |agent| agent.rules(&self.cast.sessions),
         )
     }
 
@@ -140,7 +140,7 @@ impl State {
     /// Keeps what the log folds to when it has grown enough. Only of what is on disk, and between
     /// turns; a chance that is missed comes again.
     fn keep_snapshot(&mut self) {
-        let every = u64::from(self.shared.settings.snapshot_every);
+        let every = u64::from(self.cast.sessions.snapshot_every);
         let grown = self.durable.get().saturating_sub(self.snapshot.get());
         if every == 0 || grown < every || self.durable != self.turn.head() {
             return;

@@ -204,6 +204,7 @@ impl State {
         if !begins {
             return;
         }
+        self.look_at_the_cast();
         let input = match self.recover.take() {
             Some(reason) => Input::Recover {
                 reason: reason.to_owned(),
@@ -224,7 +225,7 @@ impl State {
             return;
         }
         let now = self.shared.clock.now().0;
-        let cap = self.shared.settings.retry_cap_ms.max(MAX_RETRY_AFTER_MS);
+        let cap = self.cast.sessions.retry_cap_ms.max(MAX_RETRY_AFTER_MS);
         // A wall clock that was set back must not make this wait longer than any wait can be.
         let wait = Duration::from_millis(until_ms.saturating_sub(now).min(cap));
         let myself = self.myself.clone();

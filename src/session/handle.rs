@@ -100,7 +100,7 @@ impl SessionHandle {
     ) -> Result<(Self, ActorCell), SpawnErr> {
         let (id, deadline) = (
             args.id,
-            Duration::from_millis(args.shared.settings.call_timeout_ms),
+            Duration::from_millis(args.shared.cast().sessions.call_timeout_ms),
         );
         let (actor, _task) = Actor::spawn_linked(None, Session, args, supervisor).await?;
         let cell = actor.get_cell();

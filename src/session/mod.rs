@@ -11,6 +11,7 @@
 //! - whatever goes wrong with the log, the actor ends and is rebuilt from the log.
 
 mod began;
+pub mod cast;
 mod children;
 mod commit;
 pub mod company;
@@ -48,6 +49,7 @@ use crate::turn::{self, Input, Owed, Refusal};
 
 use began::Start;
 pub use began::{Began, Ended, SessionArgs};
+use cast::Cast;
 use children::ChildNews;
 pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
@@ -110,6 +112,8 @@ struct State {
     /// Who wants places for it.
     claim: Claim,
     shared: Arc<Shared>,
+    /// Who is on stage for it: since its turn began, or now when none runs.
+    cast: Arc<Cast>,
     agent: Option<Arc<Agent>>,
     myself: ActorRef<Msg>,
     turn: turn::State,
@@ -254,9 +258,8 @@ impl State {
             context,
             snapshot,
         } = args.loaded;
-        let agent = turn
-            .created()
-            .and_then(|created| args.shared.agents.get(&created.agent).cloned());
+        let cast = args.shared.cast();
+        let agent = cast.agent_of(&turn);
         let tenant = turn.created().map_or("", |created| created.tenant.as_str());
         let now = args.shared.clock.elapsed();
         // What waits for a person was not running.
@@ -265,6 +268,8 @@ impl State {
             id: args.id,
             claim: Claim::of(tenant, args.id),
             agent,
+            step_places: cast.step_places(),
+            cast,
             myself,
             durable: turn.head(),
             born_at: turn.head(),
@@ -278,7 +283,6 @@ impl State {
             as_written: VecDeque::new(),
             running: BTreeMap::new(),
             by_worker: HashMap::new(),
-            step_places: Arc::new(Semaphore::new(args.shared.limits.tools_per_step.max(1))),
             deaths: HashMap::new(),
             restarts: Intensity::default(),
             fallen: BTreeMap::new(),
@@ -304,6 +308,7 @@ impl State {
 
     /// One arm, one method. Waits for nothing.
     fn take(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
+        self.look_at_the_cast();
         // To be looked at is not to be used.
         if !matches!(message, Msg::Rest(_) | Msg::Facts(_)) {
             self.last_used = self.shared.clock.elapsed();

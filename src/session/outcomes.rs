@@ -171,7 +171,7 @@ impl State {
 
     /// Backoff with jitter, and never sooner than the provider asks for.
     fn retry_wait(&self, attempt: u32, asked: Option<Duration>) -> Duration {
-        let settings = &self.shared.settings;
+        let settings = &self.cast.sessions;
         let backoff = Backoff {
             first: Duration::from_millis(settings.retry_first_ms),
             cap: Duration::from_millis(settings.retry_cap_ms),

@@ -24,8 +24,8 @@ impl State {
     /// that is recorded.
     pub(super) fn has_restarts_left(&mut self, of: Seq) -> bool {
         let policy = RestartPolicy {
-            max_restarts: self.shared.settings.max_restarts,
-            within: Duration::from_millis(self.shared.settings.restart_within_ms),
+            max_restarts: self.cast.sessions.max_restarts,
+            within: Duration::from_millis(self.cast.sessions.restart_within_ms),
             backoff: Backoff::default(),
         };
         let now = self.shared.clock.elapsed();
@@ -35,7 +35,7 @@ impl State {
         self.decide_outcome(Input::RestartsSpent {
             of,
             max_restarts: policy.max_restarts,
-            within_ms: self.shared.settings.restart_within_ms,
+            within_ms: self.cast.sessions.restart_within_ms,
         });
         false
     }
@@ -46,7 +46,7 @@ impl State {
         if !self.deaths.contains_key(tool) {
             return Duration::ZERO;
         }
-        let rate = self.shared.limits.restarts_per_second;
+        let rate = self.cast.limits.restarts_per_second;
         self.shared.restarts.wait(rate, self.shared.clock.elapsed())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::admission::{Lane, Share, Shares};
+use crate::admission::{Lane, Share, Shares, Terms};
 use crate::clock::Clock;
 use crate::context::ToolDefinition;
 use crate::event::{Timestamp, Usage};
@@ -16,6 +16,7 @@ use crate::model::limits::Door;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::restart::Pace;
+use crate::session::cast::Cast;
 use crate::session::company::Company;
 use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
@@ -29,20 +30,12 @@ pub struct Shared {
     pub store: Arc<dyn EventStore>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
-    /// Agents by name.
-    pub agents: BTreeMap<String, Arc<Agent>>,
-    /// Models by name.
-    pub models: BTreeMap<String, Arc<ModelEntry>>,
-    /// Every tool of the company.
-    pub tools: Toolbox,
+    /// Who is on stage now; a reload puts another one here.
+    pub cast: RwLock<Arc<Cast>>,
     /// What may not be kept or shown.
     pub redactor: Redactor,
     /// What may happen at once.
     pub lanes: Lanes,
-    /// How sessions live.
-    pub settings: SessionSettings,
-    /// How much may happen at once.
-    pub limits: LimitSettings,
     /// Whether the company is open.
     pub phase: Phase,
     /// How many there are.
@@ -53,6 +46,21 @@ pub struct Shared {
     pub alarms: Alarms,
     /// How soon runs of tools that died begin again, over all sessions.
     pub restarts: Restarts,
+}
+
+impl Shared {
+    /// Who is on stage now, and by which numbers they play.
+    #[must_use]
+    pub fn cast(&self) -> Arc<Cast> {
+        Arc::clone(&self.cast.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another cast on stage. Turns that run keep the one that they began with.
+    pub fn recast(&self, cast: Cast) {
+        self.lanes.set(&cast.limits, &cast.tenants);
+        cast.set_doors();
+        *self.cast.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(cast);
+    }
 }
 
 /// Spreads the restarts of all sessions, so that many at once leave room for everybody else.
@@ -243,36 +251,20 @@ impl Lanes {
         tenants: &BTreeMap<String, TenantSettings>,
         clock: &Arc<dyn Clock>,
     ) -> Self {
-        // Only the doors refuse; behind them, work is bounded by what the doors let in.
-        let door = limits.waiting_requests;
-        let inside = usize::MAX;
-        let lane = |lane, places, waiting| Lane::new(lane, places, waiting, Arc::clone(clock));
-        let fair =
-            |lane, places, limit: Option<usize>, own: fn(&TenantSettings) -> Option<usize>| {
-                let shares = shares(limit, tenants, own);
-                Lane::shared(lane, (places, inside), shares, Arc::clone(clock))
-            };
+        let on = |lane| Lane::on(lane, terms(lane, limits, tenants), Arc::clone(clock));
         Self {
-            live_sessions: lane(metric::Lane::LiveSessions, limits.live_sessions, door),
-            running_turns: fair(
-                metric::Lane::RunningTurns,
-                limits.running_turns,
-                limits.tenant_running_turns,
-                |tenant| tenant.running_turns,
-            ),
-            model_calls: fair(
-                metric::Lane::ModelCalls,
-                limits.model_calls,
-                limits.tenant_model_calls,
-                |tenant| tenant.model_calls,
-            ),
-            tool_workers: fair(
-                metric::Lane::ToolWorkers,
-                limits.tool_workers,
-                limits.tenant_tool_workers,
-                |tenant| tenant.tool_workers,
-            ),
-            queued_inputs: lane(metric::Lane::QueuedInputs, limits.queued_inputs, 0),
+            live_sessions: on(metric::Lane::LiveSessions),
+            running_turns: on(metric::Lane::RunningTurns),
+            model_calls: on(metric::Lane::ModelCalls),
+            tool_workers: on(metric::Lane::ToolWorkers),
+            queued_inputs: on(metric::Lane::QueuedInputs),
+        }
+    }
+
+    /// Goes on with other numbers of places.
+    fn set(&self, limits: &LimitSettings, tenants: &BTreeMap<String, TenantSettings>) {
+        for (lane, places) in self.all() {
+            places.set(terms(lane, limits, tenants));
         }
     }
 
@@ -293,6 +285,43 @@ impl Lanes {
         for (lane, places) in self.all() {
             metric::queue_depth(lane, places.gauge().waiting);
         }
+    }
+}
+
+/// What a lane gives. Only the doors refuse; behind them, work is bounded by what the doors let in.
+fn terms(
+    lane: metric::Lane,
+    limits: &LimitSettings,
+    tenants: &BTreeMap<String, TenantSettings>,
+) -> Terms {
+    let open = |limit, max_waiting| Terms {
+        limit,
+        max_waiting,
+        shares: Shares::default(),
+    };
+    let fair = |limit, of_tenant, own: fn(&TenantSettings) -> Option<usize>| Terms {
+        limit,
+        max_waiting: usize::MAX,
+        shares: shares(of_tenant, tenants, own),
+    };
+    match lane {
+        metric::Lane::LiveSessions => open(limits.live_sessions, limits.waiting_requests),
+        metric::Lane::QueuedInputs => open(limits.queued_inputs, 0),
+        metric::Lane::RunningTurns => fair(
+            limits.running_turns,
+            limits.tenant_running_turns,
+            |tenant| tenant.running_turns,
+        ),
+        metric::Lane::ModelCalls => fair(limits.model_calls, limits.tenant_model_calls, |tenant| {
+            tenant.model_calls
+        }),
+        metric::Lane::ToolWorkers => {
+            fair(limits.tool_workers, limits.tenant_tool_workers, |tenant| {
+                tenant.tool_workers
+            })
+        }
+        // One for each model, with places of its own.
+        metric::Lane::OneModel => open(usize::MAX, usize::MAX),
     }
 }
 

@@ -1,12 +1,11 @@
 //! Reads the layers of the settings and says everything that is wrong with them at once.
 //!
-//! Called by the daemon and the commands, once. Reads files; the environment is handed in.
+//! Called by the daemon and the commands, and again by a reload. Reads files; the environment is handed in.
 //!
 //! The layers are merged first; then every key is tried on its own, so that one fault hides no
 //! other, and every fault names the file or variable that it came from.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use config::{FileFormat, Format, Source, Value as Node, ValueKind};
@@ -15,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::settings::{
-    AgentSettings, Environment, ModelSettings, PriceSettings, Problem, Settings, TenantSettings,
-    ToolSettings,
+    AgentSettings, Environment, Loaded, ModelSettings, PriceSettings, Problem, Settings,
+    TenantSettings, ToolSettings,
 };
 
 /// The settings file that is built in: every key with its default, and what it means.
@@ -31,15 +30,6 @@ pub struct Layers {
     pub file: Option<PathBuf>,
     /// Dotted keys and values given as flags; they win over everything.
     pub flags: Vec<(String, String)>,
-}
-
-/// Settings without a fault, and where they came from.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The settings.
-    pub settings: Settings,
-    /// The file that was read, if there was one.
-    pub file: Option<PathBuf>,
 }
 
 /// Why there are no settings.
@@ -88,7 +78,12 @@ pub fn load(layers: &Layers, environment: &Environment) -> Result<Loaded, LoadEr
     drop_echoes(&mut faults);
     if faults.is_empty() {
         let file = file.map(|file| file.path);
-        return Ok(Loaded { settings, file });
+        let layers = layers.clone();
+        return Ok(Loaded {
+            settings,
+            file,
+            layers,
+        });
     }
     Err(LoadError::Problems(faults))
 }
@@ -476,13 +471,4 @@ fn join(path: &str, key: &str) -> String {
         return key.to_owned();
     }
     format!("{path}.{key}")
-}
-
-impl fmt::Display for Loaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.file {
-            Some(path) => write!(f, "settings from {}", path.display()),
-            None => f.write_str("settings built in; no settings file was found"),
-        }
-    }
 }

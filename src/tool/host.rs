@@ -176,6 +176,11 @@ impl Host {
         &self.tool
     }
 
+    /// Whether it is the host of this very tool, and what is known of it is still so.
+    pub(super) fn is_of(&self, tool: &Arc<dyn Tool>, (rule, waits): &(ToolRule, Waits)) -> bool {
+        Arc::ptr_eq(&self.tool, tool) && self.rule == *rule && self.waits == *waits
+    }
+
     /// What a crash in the middle of a call means, everything counted that it calls in turn.
     #[must_use]
     pub const fn effect(&self) -> EffectClass {

@@ -103,6 +103,20 @@ impl Toolbox {
         servers: impl IntoIterator<Item = Arc<Server>>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ToolboxError> {
+        Self::default().followed_by(tools, servers, clock)
+    }
+
+    /// The toolbox that comes after this one. A tool that is the same, and leads to the same, keeps
+    /// its host, with its breaker, cache and places.
+    ///
+    /// # Errors
+    /// [`ToolboxError`] when they do not go together.
+    pub fn followed_by(
+        &self,
+        tools: impl IntoIterator<Item = (Arc<dyn Tool>, Care)>,
+        servers: impl IntoIterator<Item = Arc<Server>>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, ToolboxError> {
         let servers: Vec<_> = servers.into_iter().map(Selected::whole).collect();
         let tools: Cared = tools
             .into_iter()
@@ -128,14 +142,16 @@ impl Toolbox {
             if care.cache.is_some() && rule.effect != EffectClass::Pure {
                 return Err(ToolboxError::CacheOfEffects(name.clone()));
             }
-            let waits = waits(name, &tools, &ways);
-            let host = Host::new(
-                Arc::clone(tool),
-                (rule, waits),
-                care.clone(),
-                Arc::clone(clock),
-            );
-            hosts.insert(name.clone(), Arc::new(host));
+            let known = (rule, waits(name, &tools, &ways));
+            let before = self.all.get(name);
+            let host = match before.filter(|host| host.is_of(tool, &known)) {
+                Some(host) => Arc::clone(host),
+                None => {
+                    let (tool, clock) = (Arc::clone(tool), Arc::clone(clock));
+                    Arc::new(Host::new(tool, known, care.clone(), clock))
+                }
+            };
+            hosts.insert(name.clone(), host);
         }
         let all = Arc::new(hosts);
         let servers = Arc::new(servers);

@@ -36,6 +36,7 @@ pub(super) async fn of_sessions(
         Method::DaemonHello
         | Method::DaemonStatus
         | Method::DaemonShutdown
+        | Method::DaemonReload
         | Method::DaemonDrain
         | Method::SessionSubscribe
         | Method::SessionUnsubscribe

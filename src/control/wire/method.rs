@@ -17,6 +17,8 @@ pub enum Method {
     DaemonStatus,
     /// [`Shutdown`] → [`Done`].
     DaemonShutdown,
+    /// Nothing → [`ReloadDone`].
+    DaemonReload,
     /// Nothing → [`Done`].
     DaemonDrain,
     /// [`CreateSession`] → [`Session`](crate::control::wire::Session).
@@ -61,10 +63,11 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
+        Self::DaemonReload,
         Self::DaemonDrain,
         Self::SessionCreate,
         Self::SessionSend,
@@ -94,6 +97,7 @@ impl Method {
             Self::DaemonHello => "daemon.hello",
             Self::DaemonStatus => "daemon.status",
             Self::DaemonShutdown => "daemon.shutdown",
+            Self::DaemonReload => "daemon.reload",
             Self::DaemonDrain => "daemon.drain",
             Self::SessionCreate => "session.create",
             Self::SessionSend => "session.send",
@@ -153,6 +157,16 @@ pub struct Shutdown {
     /// The whole stop takes at most so long; `stop.grace_ms` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+}
+
+/// What `daemon.reload` gives. Settings with a fault are refused whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReloadDone {
+    /// Dotted keys of the settings that count from now on; `models.NAME` or `tools.NAME` also when a
+    /// key in a file is another one.
+    pub changed: Vec<String>,
+    /// Dotted keys that have another value, which counts after the next restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// What `daemon.status` gives.

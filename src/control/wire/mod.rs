@@ -31,8 +31,8 @@ pub use guide::{
 };
 pub use method::{
     Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
-    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, SendInput, Sent, Shutdown,
-    Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, ReloadDone, SendInput, Sent,
+    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
 pub use session::{

@@ -9,8 +9,8 @@ use crate::control::wire::{
     BudgetReached, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
     DeleteSession, Done, Event, EventPage, EventsOf, Feedback, Hello, HelloAnswer, ListSessions,
     LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification, OneSession, OneTool,
-    PROTOCOL, Paused, Problem, Quarantined, Request, Response, SendInput, Sent, Session,
-    SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
+    PROTOCOL, Paused, Problem, Quarantined, ReloadDone, Request, Response, SendInput, Sent,
+    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
     Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
     Unsubscribe, UserInput, Why, WorkerRestarted,
 };
@@ -56,6 +56,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::DaemonHello => pair!(generator, Hello, HelloAnswer),
         Method::DaemonStatus => pair!(generator, Done, Status),
         Method::DaemonShutdown => pair!(generator, Shutdown, Done),
+        Method::DaemonReload => pair!(generator, Done, ReloadDone),
         Method::DaemonDrain => pair!(generator, Done, Done),
         Method::SessionCreate => pair!(generator, CreateSession, Session),
         Method::SessionSend => pair!(generator, SendInput, Sent),
