@@ -81,7 +81,8 @@ impl Context {
             Fact::UserInput(input) => {
                 self.waiting.insert(event.seq, input.content.clone());
             }
-            Fact::TurnStarted { inputs, .. } => self.begin_turn(inputs),
+            Fact::TurnStarted { inputs, .. } => self.take_in(inputs),
+            Fact::LlmRequest(request) => self.take_in(&request.inputs),
             Fact::LlmResponse(response) => self.answered(response),
             Fact::ToolCall(call) => self.call_opened(event.seq, &call.call_id),
             Fact::ToolResult(result) => {
@@ -89,7 +90,6 @@ impl Context {
             }
             Fact::TurnFinished { .. } => self.close_step(),
             Fact::SessionCreated(_)
-            | Fact::LlmRequest(_)
             | Fact::ChildStarted(_)
             | Fact::Error(_)
             | Fact::ApprovalRequested(_)
@@ -119,7 +119,8 @@ impl Context {
         whole.messages
     }
 
-    fn begin_turn(&mut self, inputs: &[Seq]) {
+    /// Inputs enter the conversation, after whatever stands in it.
+    fn take_in(&mut self, inputs: &[Seq]) {
         self.close_step();
         for input in inputs {
             if let Some(content) = self.waiting.remove(input) {

@@ -235,6 +235,36 @@ impl Fact {
         }
     }
 
+    /// The turn that inputs enter with this fact, and which inputs those are.
+    #[must_use]
+    pub fn taken_in(&self) -> Option<(TurnId, &[Seq])> {
+        match self {
+            Self::TurnStarted { turn, inputs } => Some((*turn, inputs)),
+            Self::LlmRequest(request) => Some((request.turn, &request.inputs)),
+            Self::SessionCreated(_)
+            | Self::UserInput(_)
+            | Self::LlmResponse(_)
+            | Self::ToolCall(_)
+            | Self::ToolResult(_)
+            | Self::ChildStarted(_)
+            | Self::ApprovalRequested(_)
+            | Self::ApprovalDecided(_)
+            | Self::Error(_)
+            | Self::WorkerRestarted { .. }
+            | Self::TurnFinished { .. }
+            | Self::ModelSwitched(_)
+            | Self::ContextCompacted(_)
+            | Self::Paused(_)
+            | Self::Resumed { .. }
+            | Self::BudgetReached(_)
+            | Self::BudgetRaised(_)
+            | Self::Feedback(_)
+            | Self::Quarantined { .. }
+            | Self::Released { .. }
+            | Self::SessionClosed { .. } => None,
+        }
+    }
+
     /// The intent whose outcome this fact is, if it is one.
     #[must_use]
     pub const fn outcome_of(&self) -> Option<Seq> {

@@ -2,7 +2,7 @@
 //!
 //! The library only records; the daemon installs the recorder, calls [`describe`] and sets
 //! [`BUCKETS`]. A label's value comes from an enum, from a `&'static str` of another module, or is
-//! the name of a model or tool in the settings, or of one of the tools that an MCP server has, of
+//! the name of a model, agent or tool in the settings, or of one of the tools that an MCP server has, of
 //! which so many are taken: the number of series has an end.
 //! Ids are never labels.
 
@@ -51,6 +51,7 @@ const READERS_BEHIND: &str = "impresario_readers_behind_total";
 const COMMIT_WRITES: &str = "impresario_commit_batch_writes";
 const COMMIT_SECONDS: &str = "impresario_commit_sync_seconds";
 const STORE_BYTES: &str = "impresario_store_bytes";
+const FEEDBACK: &str = "impresario_feedback_score";
 const REJECTED: &str = "impresario_rejected_total";
 const RECOVERIES: &str = "impresario_recoveries_total";
 const CONNECTIONS: &str = "impresario_control_connections";
@@ -204,6 +205,11 @@ fn describe_histograms() {
         QUEUE_WAIT_SECONDS,
         Unit::Seconds,
         "time work waited, by lane"
+    );
+    describe_histogram!(
+        FEEDBACK,
+        Unit::Count,
+        "what people think of turns, from 0 (useless) to 1 (just right), by agent"
     );
     describe_histogram!(
         COMMIT_WRITES,
@@ -384,6 +390,12 @@ pub fn store_bytes(bytes: u64) {
     gauge!(STORE_BYTES).set(bytes as f64);
 }
 
+/// Records what somebody thinks of a turn, from 0 to 1. `agent` must be an agent of the settings, or
+/// `unknown`.
+pub fn feedback(agent: &str, score: f64) {
+    histogram!(FEEDBACK, "agent" => agent.to_owned()).record(score);
+}
+
 /// Counts refused work.
 pub fn rejected(reason: Rejection) {
     counter!(REJECTED, "reason" => reason.label()).increment(1);
@@ -494,6 +506,7 @@ mod tests {
         reader_behind(SlowPolicy::Coalesce);
         committed(1, took);
         store_bytes(1);
+        feedback("a", 0.5);
         rejected(Rejection::Overloaded);
         recovered();
         control_connections(1);

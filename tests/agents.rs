@@ -22,7 +22,7 @@ use impresario::event::{
 use impresario::fault::Code;
 use impresario::id::{Seq, SessionId};
 use impresario::model::{Model, Piece, PieceStream, Request};
-use impresario::runtime::{Ruling, Verdict};
+use impresario::runtime::{ForkAt, Ruling, Verdict};
 use impresario::settings::{ApprovalMode, Settings};
 use impresario::store::{Append, EventStore, MemoryStore, Status};
 use impresario::tool::agent::AgentTool;
@@ -856,6 +856,62 @@ fn approval() -> Verdict {
         by: None,
         reason: None,
     }
+}
+
+/// The only session that another one began.
+async fn only_child(company: &Impresario) -> Session {
+    let child = async || {
+        let all = company.list(None, 10).await.unwrap();
+        let mut all = all.into_iter();
+        all.find(|info| info.summary.parent.is_some())
+    };
+    eventually(async || child().await.is_some()).await;
+    company.open(child().await.unwrap().id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_as_long_as_its_agent_is_paused() {
+    let gate = Gate::default();
+    let prop = Prop::gated("prop", EffectClass::Pure, &gate, "step");
+    let troupe = asking_troupe(&prop);
+    let company = troupe.builder().start().await.unwrap();
+    let session = company.session("lead").create().await.unwrap();
+    session.say("go").await.unwrap();
+    prop.runs.until(|runs| runs.begun == 1).await;
+    let child = only_child(&company).await;
+    child.pause(None, None).await.unwrap();
+    gate.open();
+    eventually(async || troupe.status(child.id()).await == Status::Paused).await;
+    // Longer than any call may take.
+    tokio::time::sleep(Duration::from_secs(3 * 60 * 60)).await;
+    assert_eq!(troupe.status(session.id()).await, Status::Unfinished);
+    child.resume(None).await.unwrap();
+    troupe.rests(session.id()).await;
+    assert_eq!(words(&troupe.log(session.id()).await), "got done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fork_leaves_the_originals_children_alone_and_a_fork_of_a_child_is_nobodys() {
+    let gate = Gate::default();
+    let troupe = Troupe::pair(&Puppet::waiting_for(&gate));
+    let company = troupe.builder().start().await.unwrap();
+    let session = company.session("lead").create().await.unwrap();
+    session.say("go").await.unwrap();
+    let child = only_child(&company).await;
+    eventually(async || troupe.status(child.id()).await == Status::Unfinished).await;
+    let fork = session.fork(ForkAt::default()).await.unwrap();
+    let nobodys = child.fork(ForkAt::default()).await.unwrap();
+    assert_eq!(nobodys.info().await.unwrap().summary.parent, None);
+    // Awake, and then gone: neither recalls a child that is not its own.
+    assert!(!fork.cancel().await.unwrap());
+    fork.delete().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(troupe.status(child.id()).await, Status::Unfinished);
+    gate.open();
+    troupe.rests(session.id()).await;
+    assert_eq!(words(&troupe.log(session.id()).await), "got fine");
+    let events = turn(&nobodys, "and you?").await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,8 +157,8 @@ async fn begin(client: &Client) -> Vec<String> {
         let input = SendInput {
             session: lead.session.clone(),
             content: "go".to_owned(),
-            by: None,
             key: Some("first".to_owned()),
+            ..SendInput::default()
         };
         let _sent: Sent = client.call(Method::SessionSend, input).await.unwrap();
         leads.push(lead.session);

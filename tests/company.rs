@@ -35,8 +35,8 @@ const SOON: Duration = Duration::from_secs(5);
 fn keyed(content: &str, key: &str) -> Input {
     Input {
         content: content.to_owned(),
-        by: None,
         key: Some(key.to_owned()),
+        ..Input::default()
     }
 }
 

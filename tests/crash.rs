@@ -116,8 +116,8 @@ async fn talk(client: Client, session: String, round: usize, acks: Acks) {
         let input = SendInput {
             session: session.clone(),
             content: format!("go {key}"),
-            by: None,
             key: Some(key.clone()),
+            ..SendInput::default()
         };
         match client.call::<Sent>(Method::SessionSend, input).await {
             Ok(sent) => {

@@ -168,8 +168,7 @@ impl Play {
         let input = SendInput {
             session: session.session.clone(),
             content: format!("go {class}"),
-            by: None,
-            key: None,
+            ..SendInput::default()
         };
         let _sent: Sent = client.call(Method::SessionSend, input).await.unwrap();
         self.sessions.insert(class.to_owned(), session.session);

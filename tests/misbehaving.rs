@@ -89,8 +89,7 @@ impl Play {
         let input = SendInput {
             session: session.session,
             content: input.to_owned(),
-            by: None,
-            key: None,
+            ..SendInput::default()
         };
         let _sent: Sent = client.call(Method::SessionSend, input).await.unwrap();
         let mut events = Vec::new();

@@ -322,6 +322,7 @@ async fn the_same_secret_words_under_the_same_key_are_the_same_input() {
         content: format!("remember {NAMED}"),
         by: Some(format!("{NAMED}!")),
         key: Some("once".to_owned()),
+        ..Input::default()
     };
     let first = session.say(input.clone()).await.unwrap();
     let again = session.say(input).await.unwrap();

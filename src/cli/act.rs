@@ -167,7 +167,7 @@ pub(super) async fn stop(
     tell(screen, done, "stopped")
 }
 
-fn tell(screen: &mut Screen, done: Done, words: &str) -> Result<Exit> {
+pub(super) fn tell(screen: &mut Screen, done: Done, words: &str) -> Result<Exit> {
     match screen.style {
         Style::Json => screen.value(&done)?,
         Style::Text => screen.line(words)?,

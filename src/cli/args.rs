@@ -69,6 +69,11 @@ pub(super) enum Talk {
         #[command(flatten)]
         new: NewSession,
     },
+    /// Say TEXT to a session; returns when it is on disk, and does not wait for the answer
+    Send {
+        #[command(flatten)]
+        send: Saying,
+    },
     /// Talk, turn after turn; starts a daemon when none answers
     Chat {
         /// Go on with this session
@@ -101,15 +106,6 @@ pub(super) enum Ask {
         #[command(flatten)]
         new: NewSession,
     },
-    /// Say TEXT to a session; returns when it is on disk, and does not wait for the answer
-    Send {
-        session: String,
-        /// The words; - reads them from stdin
-        text: String,
-        /// The same key again is the same input
-        #[arg(long)]
-        key: Option<String>,
-    },
     /// List sessions, newest first
     Ls {
         /// At most so many
@@ -128,6 +124,8 @@ pub(super) enum Ask {
     Why { session: String },
     /// Cancel the running turn
     Cancel { session: String },
+    #[command(flatten)]
+    Guide(Guide),
     /// Allow a tool call that waits for a person
     Approve {
         #[command(flatten)]
@@ -214,6 +212,89 @@ pub(super) enum Finished {
     Closed,
 }
 
+/// An input, and whether to wait for what comes of it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Saying {
+    pub(super) session: String,
+    /// The words; - reads them from stdin
+    pub(super) text: String,
+    /// The same key again is the same input
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// What is done with it while a turn runs
+    #[arg(long, default_value = "queue")]
+    pub(super) mode: Mode,
+    /// Show the turn that takes it in, to its end
+    #[arg(long)]
+    pub(super) wait: bool,
+}
+
+/// Commands that guide a session.
+#[derive(Debug, Subcommand)]
+pub(super) enum Guide {
+    /// Let what runs of the present step end, and begin nothing new
+    Pause {
+        session: String,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Let a paused session go on
+    Resume {
+        session: String,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Say how good a turn was
+    Rate {
+        session: String,
+        /// up, down, or a number from 0 (useless) to 1 (just right)
+        #[arg(value_parser = score, allow_negative_numbers = true)]
+        score: f64,
+        /// Which turn; the last one that is finished when left out
+        #[arg(long, value_name = "N")]
+        turn: Option<u32>,
+        /// In words
+        #[arg(long)]
+        comment: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Begin a session that shares the events of another one up to one of them, and print its id
+    Fork {
+        session: String,
+        /// The last event that both share; the last one that there is when left out
+        #[arg(long, value_name = "SEQ")]
+        at: Option<u64>,
+        /// A label of the fork; may be repeated
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+        labels: Vec<(String, String)>,
+        #[command(flatten)]
+        by: By,
+    },
+}
+
+/// What is done with an input while a turn runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Mode {
+    /// It waits for the next turn.
+    Queue,
+    /// It enters the turn that runs, with its next model call.
+    Steer,
+    /// It is refused.
+    Reject,
+}
+
+/// Who does it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct By {
+    /// Who does it
+    #[arg(long, env = "USER", hide_env_values = true)]
+    pub(super) by: Option<String>,
+}
+
 /// A person's answer about a tool call.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Ruling {
@@ -279,6 +360,18 @@ fn age(text: &str) -> Result<std::time::Duration, String> {
     ))
 }
 
+fn score(text: &str) -> Result<f64, String> {
+    match text {
+        "up" => Ok(1.0),
+        "down" => Ok(0.0),
+        number => number
+            .parse()
+            .ok()
+            .filter(|score| (0.0..=1.0).contains(score))
+            .ok_or_else(|| format!("'{text}' is no score; up, down, and numbers from 0 to 1 are")),
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
@@ -323,6 +416,17 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_score_is_up_or_down_or_from_0_to_1() {
+        let table = [("up", 1.0), ("down", 0.0), ("0.25", 0.25), ("1", 1.0)];
+        for (text, expected) in table {
+            assert_eq!(score(text), Ok(expected));
+        }
+        for text in ["", "good", "-0.1", "1.01", "NaN", "inf"] {
+            assert!(score(text).unwrap_err().contains("up, down"), "{text}");
+        }
     }
 
     #[test]

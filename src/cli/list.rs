@@ -146,6 +146,8 @@ mod tests {
             updated_at: String::new(),
             quarantine: None,
             parent: parent.map(str::to_owned),
+            forked_from: None,
+            paused: None,
             approvals: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::follow::{Access, Follow};
+use crate::cli::remark;
 use crate::cli::screen::{Screen, Style, short, table};
 use crate::control::client::Client;
 use crate::control::wire::{
@@ -109,6 +110,12 @@ pub(super) async fn show(client: &Client, screen: &mut Screen, session: String) 
     ];
     if let Some(parent) = it.parent {
         lines.push(("parent", parent));
+    }
+    if let Some(fork) = it.forked_from {
+        lines.push(("forked from", format!("{}:{}", fork.session, fork.at)));
+    }
+    if let Some(pause) = &it.paused {
+        lines.push(("paused", remark::how(pause)));
     }
     for asked in &it.approvals {
         lines.push((
@@ -260,6 +267,7 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         ("queued inputs", gauge(it.limits.queued_inputs)),
         ("readers", it.readers.to_string()),
         ("quarantined", it.quarantined.to_string()),
+        ("paused", it.paused.to_string()),
         ("open breakers", it.open_breakers.to_string()),
         ("recovering", it.recovering.to_string()),
     ];

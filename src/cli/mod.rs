@@ -7,9 +7,11 @@ mod act;
 mod args;
 mod asking;
 mod follow;
+mod guide;
 mod list;
 mod look;
 mod printer;
+mod remark;
 mod screen;
 mod store;
 mod talk;
@@ -26,7 +28,7 @@ use crate::cli::follow::Access;
 use crate::cli::list::Order;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
-use crate::control::wire::{Decision, Method, SendInput};
+use crate::control::wire::{Decision, Method};
 use crate::daemon::{self, Exit, Mode, Starter};
 use crate::settings::{Environment, Layers, Settings, load};
 
@@ -159,6 +161,14 @@ async fn talk(
             };
             talk::run(at, screen, text, key, new).await
         }
+        Talk::Send { send } => {
+            let at = talk::At {
+                access: there,
+                person,
+                session: Some(send.session.clone()),
+            };
+            talk::send(at, screen, send).await
+        }
         Talk::Chat { session, new } => {
             let at = talk::At {
                 access: started,
@@ -183,15 +193,6 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
     let client = &Client::connect(&settings.control.socket).await?;
     match command {
         Ask::New { new } => talk::new(client, screen, new).await,
-        Ask::Send { session, text, key } => {
-            let input = SendInput {
-                session,
-                content: text,
-                key,
-                by: None,
-            };
-            talk::send(client, screen, input).await
-        }
         Ask::Ls { waiting: true, .. } => look::waiting(client, screen).await,
         Ask::Ls { limit, tree, .. } => {
             let order = if tree { Order::Tree } else { Order::Newest };
@@ -200,6 +201,7 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Show { session } => look::show(client, screen, session).await,
         Ask::Why { session } => why::why(client, screen, session).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
+        Ask::Guide(command) => guide::carry_out(client, screen, command).await,
         Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
         Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,
         Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,

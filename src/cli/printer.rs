@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use crate::cli::remark;
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
     ApprovalDecided, ApprovalRequested, ChildStarted, Event, LlmRequest, LlmResponse, Problem,
@@ -234,7 +235,7 @@ fn remark(event: &Event) -> Option<String> {
         }
         "released" => Some("the session was released".to_owned()),
         "session_closed" => Some("the session is closed".to_owned()),
-        _ => None,
+        _ => remark::of_guidance(event),
     }
 }
 

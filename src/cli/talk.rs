@@ -5,17 +5,18 @@ use std::io::Read;
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::args::NewSession;
+use crate::cli::args::{NewSession, Saying};
 use crate::cli::asking::Asking;
 use crate::cli::follow::{Access, Follow};
 use crate::cli::printer::{Inputs, Printer};
+use crate::cli::remark;
 use crate::cli::screen::{Screen, Style};
 use crate::cli::whole;
 use crate::clock::{Clock, SystemClock};
 use crate::control::client::Client;
 use crate::control::wire::{
-    Cancelled, CreateSession, Done, Event, Method, OneSession, SendInput, Sent, Session, Start,
-    StreamItem, Subscribe, TurnFinished, TurnStarted,
+    Cancelled, CreateSession, Done, Event, LlmRequest, Method, OneSession, SendInput, Sent,
+    Session, Start, StreamItem, Subscribe, TurnFinished, TurnStarted,
 };
 use crate::daemon::Exit;
 
@@ -45,8 +46,13 @@ pub(super) async fn run(
     };
     let session = find_or_create(&client, at.session.clone(), new).await?;
     screen.note(&format!("session {session}"))?;
-    let mut conversation = Conversation::begin((at, client), session, start, screen.style).await?;
-    conversation.turn(screen, content, key).await
+    let mut conversation = Conversation::begin((at, client), session, start, screen).await?;
+    let input = SendInput {
+        content,
+        key,
+        ..SendInput::default()
+    };
+    conversation.turn(screen, input).await
 }
 
 /// `chat`: turn after turn, until the input ends.
@@ -54,8 +60,7 @@ pub(super) async fn chat(at: At, screen: &mut Screen, new: NewSession) -> Result
     let client = at.access.client().await?;
     let session = find_or_create(&client, at.session.clone(), new).await?;
     screen.note(&format!("session {session}; Ctrl-D or Ctrl-C leaves"))?;
-    let mut conversation =
-        Conversation::begin((at, client), session, Start::Now, screen.style).await?;
+    let mut conversation = Conversation::begin((at, client), session, Start::Now, screen).await?;
     loop {
         screen.prompt()?;
         let line = tokio::select! {
@@ -66,7 +71,11 @@ pub(super) async fn chat(at: At, screen: &mut Screen, new: NewSession) -> Result
         if line.trim().is_empty() {
             continue;
         }
-        if let Err(error) = conversation.turn(screen, line, None).await {
+        let input = SendInput {
+            content: line,
+            ..SendInput::default()
+        };
+        if let Err(error) = conversation.turn(screen, input).await {
             screen.failure("turn", &whole(&error))?;
         }
     }
@@ -87,12 +96,28 @@ pub(super) async fn new(client: &Client, screen: &mut Screen, new: NewSession) -
     Ok(Exit::Ok)
 }
 
-/// `send`: returns when the input is on disk.
-pub(super) async fn send(client: &Client, screen: &mut Screen, input: SendInput) -> Result<Exit> {
+/// `send`: returns when the input is on disk, or with the end of the turn that takes it in.
+pub(super) async fn send(at: At, screen: &mut Screen, send: Saying) -> Result<Exit> {
     let input = SendInput {
-        content: words(input.content)?,
-        ..input
+        session: send.session.clone(),
+        content: words(send.text)?,
+        key: send.key,
+        mode: send.mode.into(),
+        by: None,
     };
+    let client = at.access.client().await?;
+    if !send.wait {
+        return only_send(&client, screen, input).await;
+    }
+    let start = match &input.key {
+        None => Start::Now,
+        Some(_) => Start::First,
+    };
+    let mut conversation = Conversation::begin((at, client), send.session, start, screen).await?;
+    conversation.turn(screen, input).await
+}
+
+async fn only_send(client: &Client, screen: &mut Screen, input: SendInput) -> Result<Exit> {
     let sent: Sent = client.call(Method::SessionSend, &input).await?;
     match (screen.style, sent.duplicate) {
         (Style::Json, _) => screen.value(&sent)?,
@@ -161,15 +186,18 @@ impl Conversation {
         (at, client): (At, Client),
         session: String,
         start: Start,
-        style: Style,
+        screen: &mut Screen,
     ) -> Result<Self> {
+        if at.session.is_some() {
+            say_if_paused(&client, &session, screen).await?;
+        }
         let subscribe = Subscribe {
             session: session.clone(),
             start,
             ..Subscribe::default()
         };
         Ok(Self {
-            asking: Asking::new(session.clone(), at.person, style),
+            asking: Asking::new(session.clone(), at.person, screen.style),
             session,
             follow: Follow::begin(at.access, client, subscribe).await?,
             printer: Printer::new(Inputs::Hidden),
@@ -179,17 +207,11 @@ impl Conversation {
 
     /// Says something and shows the turn that answers it. The first Ctrl-C cancels the turn, the
     /// second leaves.
-    async fn turn(
-        &mut self,
-        screen: &mut Screen,
-        content: String,
-        key: Option<String>,
-    ) -> Result<Exit> {
+    async fn turn(&mut self, screen: &mut Screen, input: SendInput) -> Result<Exit> {
         let input = SendInput {
             session: self.session.clone(),
-            content,
-            key: Some(key.unwrap_or_else(new_key)),
-            by: None,
+            key: Some(input.key.unwrap_or_else(new_key)),
+            ..input
         };
         let sent = self.follow.send(&input).await?;
         let mut progress = Progress {
@@ -318,12 +340,19 @@ impl Conversation {
 
 impl Progress {
     fn begin(&mut self, event: &Event) {
-        if event.kind != "turn_started" {
-            return;
-        }
-        let started: Option<TurnStarted> = event.read();
-        if let Some(started) = started.filter(|started| started.inputs.contains(&self.input)) {
-            self.turn = Some(started.turn);
+        let taken_in = match event.kind.as_str() {
+            "turn_started" => event
+                .read::<TurnStarted>()
+                .map(|started| (started.turn, started.inputs)),
+            "llm_request" => event
+                .read::<LlmRequest>()
+                .map(|request| (request.turn, request.inputs)),
+            _ => None,
+        };
+        if let Some((turn, inputs)) = taken_in
+            && inputs.contains(&self.input)
+        {
+            self.turn = Some(turn);
         }
     }
 }
@@ -346,6 +375,21 @@ async fn create(client: &Client, new: NewSession) -> Result<Session> {
         labels: new.labels.into_iter().collect(),
     };
     Ok(client.call(Method::SessionCreate, params).await?)
+}
+
+/// Nothing would be shown for as long as it is, and nobody would know why.
+async fn say_if_paused(client: &Client, session: &str, screen: &mut Screen) -> Result<()> {
+    let params = OneSession {
+        session: session.to_owned(),
+    };
+    let found: Session = client.call(Method::SessionGet, params).await?;
+    if let Some(pause) = &found.paused {
+        screen.note(&format!(
+            "the session is {}; `impresario resume {session}` lets it go on",
+            remark::how(pause)
+        ))?;
+    }
+    Ok(())
 }
 
 /// A key that nobody else has.

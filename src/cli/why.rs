@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::cli::remark;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::Client;
 use crate::control::wire::{Method, OneSession, PlaceHolder, Reason, Why};
@@ -32,6 +33,10 @@ fn lines(reason: &Reason, session: &str) -> Vec<String> {
         }
         Reason::Quarantined { reason } => vec![format!(
             "set aside: {reason}; `impresario release {session}` lets it go on"
+        )],
+        Reason::Paused { pause } => vec![format!(
+            "{}; `impresario resume {session}` lets it go on",
+            remark::how(pause)
         )],
         Reason::Place { .. } => place(reason),
         Reason::Model { call, since_ms } => {

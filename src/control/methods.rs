@@ -69,6 +69,10 @@ pub(super) async fn call(
         | Method::SessionEvents
         | Method::SessionWhy
         | Method::SessionCancel
+        | Method::SessionPause
+        | Method::SessionResume
+        | Method::SessionRate
+        | Method::SessionFork
         | Method::SessionApprove
         | Method::SessionClose
         | Method::SessionDelete
@@ -141,6 +145,7 @@ fn status(connection: &Connection) -> Status {
         },
         readers: status.readers as u64,
         quarantined: status.quarantined as u64,
+        paused: status.paused as u64,
         open_breakers: status.open_breakers as u64,
         recovering: status.recovering as u64,
         store_bytes: status.store_bytes,

@@ -18,12 +18,14 @@ pub enum InputMode {
 }
 
 /// The session whose beginning another one shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     /// Which.
     pub session: SessionId,
     /// Up to this event.
     pub at: Seq,
+    /// Who forked it.
+    pub by: Option<String>,
 }
 
 /// Another model is asked.
@@ -49,7 +51,7 @@ pub struct Compaction {
 }
 
 /// Nothing new begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// What paused it.
     pub cause: PauseCause,

@@ -1,8 +1,8 @@
 //! The buckets of histograms.
 
 use super::{
-    COMMIT_SECONDS, COMMIT_WRITES, FIRST_TOKEN_SECONDS, MODEL_WAIT_SECONDS, QUEUE_WAIT_SECONDS,
-    TOOL_SECONDS, TURN_SECONDS,
+    COMMIT_SECONDS, COMMIT_WRITES, FEEDBACK, FIRST_TOKEN_SECONDS, MODEL_WAIT_SECONDS,
+    QUEUE_WAIT_SECONDS, TOOL_SECONDS, TURN_SECONDS,
 };
 
 /// The upper bounds of each histogram's buckets, by the histogram's name.
@@ -46,5 +46,9 @@ pub const BUCKETS: &[(&str, &[f64])] = &[
         &[
             0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
         ],
+    ),
+    (
+        FEEDBACK,
+        &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
     ),
 ];

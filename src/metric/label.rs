@@ -9,6 +9,8 @@ pub enum SessionState {
     Live,
     /// It kept failing and was set aside.
     Quarantined,
+    /// Nothing new begins in it until somebody lets it go on.
+    Paused,
 }
 
 /// What the tokens of a model call were.
@@ -94,6 +96,7 @@ impl SessionState {
         match self {
             Self::Live => "live",
             Self::Quarantined => "quarantined",
+            Self::Paused => "paused",
         }
     }
 }

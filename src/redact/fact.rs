@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::Redactor;
 use crate::event::{
     ApprovalDecision, ApprovalRequest, Attachment, BudgetRaised, ChildStarted, Compaction, Fact,
-    Failure, Feedback, FinishReason, LlmRequest, LlmResponse, ModelSwitch, Pause, RequestedCall,
-    SessionCreated, ToolCall, ToolResult, UserInput,
+    Failure, Feedback, FinishReason, Fork, LlmRequest, LlmResponse, ModelSwitch, Pause,
+    RequestedCall, SessionCreated, ToolCall, ToolResult, UserInput,
 };
 use crate::id::CallId;
 
@@ -94,6 +94,10 @@ impl Redactor {
             labels: labels
                 .map(|(name, value)| (self.text(&name), self.text(&value)))
                 .collect(),
+            forked_from: created.forked_from.map(|fork| Fork {
+                by: self.maybe(fork.by),
+                ..fork
+            }),
             ..created
         }
     }

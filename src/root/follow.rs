@@ -17,6 +17,7 @@ pub(super) struct Follower {
     words: String,
     trouble: Option<String>,
     asked: BTreeSet<Seq>,
+    paused: bool,
 }
 
 impl Follower {
@@ -31,6 +32,7 @@ impl Follower {
             words: String::new(),
             trouble: None,
             asked: BTreeSet::new(),
+            paused: false,
         }
     }
 
@@ -56,7 +58,7 @@ impl Follower {
 
     /// Whether the child waits for a person.
     pub(super) fn person(&self) -> Person {
-        if self.asked.is_empty() {
+        if self.asked.is_empty() && !self.paused {
             Person::IsNotAsked
         } else {
             Person::IsAsked
@@ -74,6 +76,11 @@ impl Follower {
                 self.input = Some(event.seq);
             }
             Fact::TurnStarted { turn, inputs } => self.turn_started(*turn, inputs),
+            Fact::LlmRequest(request) => {
+                if self.is_among(&request.inputs) {
+                    self.turn = Some(request.turn);
+                }
+            }
             Fact::LlmResponse(response) => self.words.clone_from(&response.content),
             Fact::Error(failure) => self.trouble = Some(failure.message.clone()),
             Fact::ApprovalRequested(request) => {
@@ -82,6 +89,8 @@ impl Follower {
             Fact::ApprovalDecided(decision) => {
                 self.asked.remove(&decision.of);
             }
+            Fact::Paused(_) => self.paused = true,
+            Fact::Resumed { .. } => self.paused = false,
             Fact::Quarantined { reason } => self.trouble = Some(reason.clone()),
             Fact::TurnFinished {
                 turn,
@@ -101,15 +110,12 @@ impl Follower {
             }
             Fact::UserInput(_)
             | Fact::SessionCreated(_)
-            | Fact::LlmRequest(_)
             | Fact::ToolCall(_)
             | Fact::ToolResult(_)
             | Fact::ChildStarted(_)
             | Fact::WorkerRestarted { .. }
             | Fact::ModelSwitched(_)
             | Fact::ContextCompacted(_)
-            | Fact::Paused(_)
-            | Fact::Resumed { .. }
             | Fact::BudgetReached(_)
             | Fact::BudgetRaised(_)
             | Fact::Feedback(_)
@@ -120,9 +126,12 @@ impl Follower {
         None
     }
 
+    fn is_among(&self, inputs: &[Seq]) -> bool {
+        self.input.is_some_and(|input| inputs.contains(&input))
+    }
+
     fn turn_started(&mut self, turn: TurnId, inputs: &[Seq]) {
-        let is_ours = self.input.is_some_and(|input| inputs.contains(&input));
-        self.turn = is_ours.then_some(turn);
+        self.turn = self.is_among(inputs).then_some(turn);
         self.words.clear();
         self.trouble = None;
     }

@@ -421,6 +421,7 @@ impl State {
     fn deleted(&mut self, id: SessionId, result: &Result<(), Fault>) {
         self.failures.remove(&id);
         self.shared.alarms.set(id, None);
+        self.shared.census.is_not_paused(id);
         self.quarantined.remove(&id);
         self.shared.census.set_quarantined(self.quarantined.len());
         if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {

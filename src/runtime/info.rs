@@ -97,6 +97,8 @@ pub struct Status {
     pub readers: usize,
     /// Sessions that were seen set aside since the start.
     pub quarantined: usize,
+    /// Sessions that are paused.
+    pub paused: usize,
     /// Unfinished sessions found at the start and not woken yet.
     pub recovering: usize,
     /// Tools that are not called for now, because they kept failing; those on trial included.
@@ -123,6 +125,7 @@ impl Impresario {
             queued_inputs: shared.lanes.queued_inputs.gauge(),
             readers: shared.census.readers(),
             quarantined: shared.census.quarantined(),
+            paused: shared.census.paused(),
             recovering: self.0.recovering.load(Ordering::Relaxed),
             open_breakers: open_breakers(&shared.cast().tools),
             store_bytes: shared.store.size_bytes(),

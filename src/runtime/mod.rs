@@ -5,6 +5,7 @@
 //! runtime that calls [`Builder::start`].
 
 mod builder;
+mod guide;
 mod info;
 mod models;
 mod parts;
@@ -29,15 +30,17 @@ use crate::root::RootHandle;
 use crate::session::shared::Shared;
 use crate::settings::{Environment, Settings};
 use crate::stop::StopStep;
-use crate::store::{Copied, CopyError, Summary};
+use crate::store::{self, Copied, CopyError, Summary};
 use crate::tool::{Call, OutputSink, RunEnd};
 use reload::Standing;
 
 pub use crate::admission::{Gauge, Wait};
+pub use crate::event::InputMode;
 pub use crate::session::{Accepted, Effect};
 pub use crate::subscriber::OnSlow;
-pub use crate::turn::{Ruling, Verdict};
+pub use crate::turn::{Rating, Ruling, Verdict};
 pub use builder::{Agent, Builder, StartError};
+pub use guide::ForkAt;
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use reload::Reloaded;
 pub use secrets::log_redactor;
@@ -117,7 +120,8 @@ impl Impresario {
     /// # Errors
     /// [`Code::StoreFailed`].
     pub async fn waiting(&self) -> Result<Vec<SessionInfo>, Fault> {
-        let mut found = self.0.shared.store.waiting().await?;
+        let mut found = self.0.shared.store.resting().await?;
+        found.retain(|(_, summary)| summary.status == store::Status::Waiting);
         found.reverse();
         let mut infos = Vec::with_capacity(found.len());
         for (id, summary) in found {
@@ -293,7 +297,10 @@ impl Impresario {
     /// read, and one that was recovered too often without progress is left aside.
     async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
         let store = &self.0.shared.store;
-        for (id, summary) in store.waiting().await? {
+        for (id, summary) in store.resting().await? {
+            if summary.paused.is_some() {
+                self.0.shared.census.is_paused(id);
+            }
             let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
             self.0.shared.alarms.set(id, ends.min());
         }

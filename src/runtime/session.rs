@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Impresario, Reason, SessionInfo, Turn, overloaded};
 use crate::admission::Claim;
 use crate::chunk::{Chunk, Cursor};
-use crate::event::{SessionCreated, UserInput};
+use crate::event::{InputMode, SessionCreated, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::session::{Accepted, SessionError, SessionHandle};
@@ -25,8 +25,8 @@ pub struct NewSession {
 /// A handle on one session. Cheap to clone; wakes the session as needed.
 #[derive(Clone, Debug)]
 pub struct Session {
-    company: Impresario,
-    id: SessionId,
+    pub(super) company: Impresario,
+    pub(super) id: SessionId,
     /// The actor that answered last; it may be gone.
     known: Arc<Mutex<Option<SessionHandle>>>,
 }
@@ -41,6 +41,8 @@ pub struct Input {
     /// The same key again is the same input: it is safe to send it again. One is made when none is
     /// given, so that a restart between question and answer cannot double an input.
     pub key: Option<String>,
+    /// What is done with it while a turn runs.
+    pub mode: InputMode,
 }
 
 /// How a session is read.
@@ -158,7 +160,7 @@ impl Session {
         .await
     }
 
-    async fn summary(&self) -> Result<Summary, Fault> {
+    pub(super) async fn summary(&self) -> Result<Summary, Fault> {
         let summary = self.company.0.shared.store.summary(self.id).await?;
         Ok(summary.ok_or(StoreError::NotFound(self.id))?)
     }
@@ -167,7 +169,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::InvalidParams`] (empty or too long), [`Code::Overloaded`],
-    /// [`Code::Conflict`] (the key was used for other words), [`Code::InvalidState`] (closed),
+    /// [`Code::Conflict`] (the key was used for other words), [`Code::InvalidState`] (closed, or it
+    /// would have to wait and is to be refused then),
     /// [`Code::Quarantined`], [`Code::Draining`], [`Code::StoreFailed`], [`Code::Timeout`].
     pub async fn say(&self, input: impl Into<Input>) -> Result<Accepted, Fault> {
         self.company.takes_work()?;
@@ -204,7 +207,7 @@ impl Session {
             content: input.content,
             by: input.by,
             key: Some(input.key.unwrap_or_else(made)),
-            ..UserInput::default()
+            mode: input.mode,
         })
     }
 
@@ -371,7 +374,7 @@ impl Session {
         self.carry_out(turn::Input::Release { by }).await
     }
 
-    async fn carry_out(&self, input: turn::Input) -> Result<(), Fault> {
+    pub(super) async fn carry_out(&self, input: turn::Input) -> Result<(), Fault> {
         self.with_handle(|handle| {
             let input = input.clone();
             async move { handle.carry_out(input).await }

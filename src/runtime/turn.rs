@@ -57,10 +57,10 @@ impl Turn {
     }
 
     fn follow(&mut self, fact: &Fact) {
-        if let Fact::TurnStarted { turn, inputs } = fact
+        if let Some((turn, inputs)) = fact.taken_in()
             && inputs.contains(&self.accepted.seq)
         {
-            self.turn = Some(*turn);
+            self.turn = Some(turn);
         }
         if let Fact::TurnFinished { turn, .. } = fact {
             self.ended = self.turn == Some(*turn);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Impresario;
 use crate::admission::Wait;
-use crate::event::Timestamp;
+use crate::event::{Pause, Timestamp};
 use crate::fault::Fault;
 use crate::id::SessionId;
 use crate::session::Effect;
@@ -17,6 +17,8 @@ pub enum Reason {
     Nothing,
     /// It was set aside, for this reason, and waits to be released.
     Quarantined(String),
+    /// Somebody, or a budget, has paused it: nothing new begins.
+    Paused(Pause),
     /// It waits for a place.
     Place(Wait),
     /// A call is in flight, or waits for its place.
@@ -58,6 +60,7 @@ impl Impresario {
             reasons.extend(facts.effects.into_iter().map(Reason::Effect));
             reasons.extend(facts.retry_at.map(Reason::Retry));
         }
+        reasons.extend(summary.paused.map(Reason::Paused));
         reasons.extend(summary.asked.into_iter().map(Reason::Person));
         if reasons.is_empty() {
             reasons.push(match summary.status {

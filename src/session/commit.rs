@@ -133,6 +133,7 @@ impl State {
         if let Fact::ApprovalDecided(decision) = &event.fact {
             metric::approval_decided(decision.decision.name());
         }
+        self.note_guidance(&event.fact);
         self.live.push(&Item::Event(stored));
         self.live.durable(self.durable);
     }
@@ -155,6 +156,25 @@ impl State {
                 warn!(session = %id, %error, "a snapshot could not be kept");
             }
         });
+    }
+
+    /// What somebody did to the session is durable.
+    fn note_guidance(&self, fact: &Fact) {
+        if let Fact::Paused(pause) = fact {
+            info!(session = %self.id, cause = pause.cause.name(), "session paused");
+            self.shared.census.is_paused(self.id);
+        }
+        if let Fact::Resumed { .. } = fact {
+            info!(session = %self.id, "session resumed");
+            self.shared.census.is_not_paused(self.id);
+        }
+        if matches!(fact, Fact::SessionClosed { .. }) && !self.turn.is_unfinished() {
+            self.shared.census.is_not_paused(self.id);
+        }
+        if let Fact::Feedback(feedback) = fact {
+            let agent = self.agent.as_ref().map_or("unknown", |agent| &agent.name);
+            metric::feedback(agent, feedback.score);
+        }
     }
 
     /// A turn's place is held until its end is on disk, so that a company that stops waits for it.

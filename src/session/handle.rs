@@ -229,13 +229,16 @@ const fn code_of(refusal: &Refusal) -> Code {
         | Refusal::OtherCall(_)
         | Refusal::ToolChanged(_)
         | Refusal::ToolAbsent(_) => Code::Conflict,
-        Refusal::SeveralAsked(_) => Code::InvalidParams,
+        Refusal::SeveralAsked(_) | Refusal::NoSuchScore => Code::InvalidParams,
+        Refusal::NoSuchTurn(_) => Code::NotFound,
         Refusal::TooManyInputs(_)
         | Refusal::TooDeep(_)
         | Refusal::TooManyChildren(_)
         | Refusal::NoMoreChildren(_) => Code::Overloaded,
         Refusal::NothingAsked(_)
         | Refusal::Closed
+        | Refusal::Busy
+        | Refusal::NotFinished(_)
         | Refusal::NothingRuns
         | Refusal::NotPaused
         | Refusal::Stale(_)
@@ -248,7 +251,9 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         let code = match (&error, error.blame()) {
             (StoreError::NotFound(_), _) => Code::NotFound,
-            (StoreError::TooLarge { .. }, _) => Code::InvalidParams,
+            (StoreError::TooLarge { .. } | StoreError::LogTooLarge { .. }, _) => {
+                Code::InvalidParams
+            }
             (_, Blame::Session) => Code::Quarantined,
             (_, Blame::Passing | Blame::Store) => Code::StoreFailed,
         };

@@ -73,6 +73,8 @@ pub fn summary(turn: &turn::State) -> Summary {
         cost_usd,
         title: turn.title().to_owned(),
         parent: created.and_then(|created| Some(created.parent.as_ref()?.session)),
+        forked_from: created.and_then(|created| created.forked_from.clone()),
+        paused: turn.pause().cloned(),
         asked: turn
             .asked()
             .take(ASKED_KEPT)
@@ -92,12 +94,12 @@ fn status(turn: &turn::State) -> Status {
         Status::Quarantined
     } else if turn.waits_for_people() {
         Status::Waiting
+    } else if turn.is_closed() && !turn.is_unfinished() {
+        Status::Closed
     } else if turn.paused().is_some() && turn.owed().is_empty() {
         Status::Paused
     } else if turn.is_unfinished() {
         Status::Unfinished
-    } else if turn.is_closed() {
-        Status::Closed
     } else {
         Status::Idle
     }

@@ -17,6 +17,7 @@ mod commit;
 pub mod company;
 mod effects;
 mod errands;
+mod fork;
 mod handle;
 mod live;
 mod load;
@@ -51,6 +52,7 @@ use began::Start;
 pub use began::{Began, Ended, SessionArgs};
 use cast::Cast;
 use children::ChildNews;
+pub use fork::fork;
 pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use live::Live;
 pub use load::{Loaded, load, summary};
@@ -202,6 +204,9 @@ impl Actor for Session {
         let why = args.why;
         let state = State::new(args, myself);
         state.recall_left_behind(why);
+        if state.turn.paused().is_some() {
+            state.shared.census.is_paused(state.id);
+        }
         Ok(Box::new(state))
     }
 
@@ -422,9 +427,10 @@ impl State {
         let at_rest = (!self.turn.is_unfinished() || self.turn.rests())
             && self.durable == self.turn.head()
             && self.replies.is_empty()
-            // Only memory has them, and the places of inputs that wait.
+            // Only memory has them, and the places of inputs that wait. Those of a paused session would
+            // be kept from others for as long as people like.
             && self.unredacted.is_empty()
-            && self.turn.waiting() == 0
+            && (self.turn.waiting() == 0 || self.turn.paused().is_some())
             && self.live.readers() == 0;
         if at_rest && quiet >= after {
             debug!(session = %self.id, "session put to sleep");

@@ -1,9 +1,9 @@
 //! What all sessions share: the store, the clock, the agents, the lanes. Plain data behind `Arc`s;
 //! nothing here acts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::admission::{Lane, Share, Shares, Terms};
@@ -110,6 +110,7 @@ impl Alarms {
 pub struct Census {
     readers: AtomicUsize,
     quarantined: AtomicUsize,
+    paused: Mutex<BTreeSet<SessionId>>,
 }
 
 impl Census {
@@ -133,6 +134,30 @@ impl Census {
     /// One reader less.
     pub fn reader_left(&self) {
         metric::readers(self.readers.fetch_sub(1, Ordering::Relaxed) - 1);
+    }
+
+    /// Sessions that are paused, asleep or not.
+    #[must_use]
+    pub fn paused(&self) -> usize {
+        self.paused_sessions().len()
+    }
+
+    /// This session is paused.
+    pub fn is_paused(&self, session: SessionId) {
+        let mut paused = self.paused_sessions();
+        paused.insert(session);
+        metric::sessions(metric::SessionState::Paused, paused.len());
+    }
+
+    /// This session is not paused, or not any more.
+    pub fn is_not_paused(&self, session: SessionId) {
+        let mut paused = self.paused_sessions();
+        paused.remove(&session);
+        metric::sessions(metric::SessionState::Paused, paused.len());
+    }
+
+    fn paused_sessions(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// So many sessions are set aside.

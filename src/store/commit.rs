@@ -26,6 +26,9 @@ use crate::store::{Append, Snapshot, StoreError, Stored, Summary, Unfinished, ke
 /// The engine may take so many bytes of the disk for a byte of ours until it cleans up.
 const AMPLIFICATION: u64 = 4;
 const MIB: u64 = 1 << 20;
+/// A session begins with so many bytes of events at most: they are written in one step, and all of
+/// them are in memory for it.
+pub const MAX_COPIED_BYTES: usize = 32 << 20;
 
 /// Gives a request its answer. Dropped without a call, the request is answered with `Closed`.
 pub(super) type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -91,14 +94,28 @@ pub(super) fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreErro
         after,
         at,
         facts,
-        mut summary,
+        summary,
     } = append;
-    let mut stored = Vec::with_capacity(facts.len());
-    let mut writes = Vec::with_capacity(facts.len() + 1);
     let mut seq = after;
-    for fact in facts {
+    let events = facts.into_iter().map(|fact| {
         seq = seq.next();
-        let event = Event { seq, at, fact };
+        Event { seq, at, fact }
+    });
+    encode_events(session, after, events.collect(), summary)
+}
+
+/// Puts events into bytes, and makes what it will have stored.
+pub(super) fn encode_events(
+    session: SessionId,
+    after: Seq,
+    events: Vec<Event>,
+    mut summary: Summary,
+) -> Result<(Encoded, Vec<Stored>), StoreError> {
+    let mut stored = Vec::with_capacity(events.len());
+    let mut writes = Vec::with_capacity(events.len() + 1);
+    let mut seq = after;
+    for event in events {
+        seq = event.seq;
         writes.extend(record::encode_event(session, &event)?);
         stored.push(Stored(Arc::new(event)));
     }

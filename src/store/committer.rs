@@ -18,9 +18,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::event::Timestamp;
+use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
-use crate::store::commit::{Applied, Change, Reply, Request, Shared, Syncer, encode};
+use crate::store::commit::{
+    Applied, Change, Encoded, MAX_COPIED_BYTES, Reply, Request, Shared, Syncer, encode,
+    encode_events,
+};
 use crate::store::engine::Engine;
 use crate::store::writer::Writer;
 use crate::store::{
@@ -129,6 +132,21 @@ impl<E: Engine> Committer<E> {
                 stages.carry_out(request);
             }
         }
+    }
+
+    /// Submits what was put into bytes.
+    fn write(&self, encoded: Result<(Encoded, Vec<Stored>), StoreError>) -> Ack {
+        let (encoded, stored) = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Ack::ready(Err(error)),
+        };
+        let (sender, receiver) = oneshot::channel();
+        let reply: Reply = Box::new(move |result| {
+            // The caller may have gone; the facts are stored all the same.
+            let _ = sender.send(result.map(|()| stored));
+        });
+        self.submit(encoded.bytes, Request::Append(encoded, reply));
+        Ack(receiver)
     }
 
     /// Submits a request without a value and waits for its answer.
@@ -295,17 +313,23 @@ impl<E: Engine> EventStore for Committer<E> {
         if append.facts.is_empty() {
             return Ack::ready(Ok(Vec::new()));
         }
-        let (encoded, stored) = match encode(append) {
-            Ok(encoded) => encoded,
-            Err(error) => return Ack::ready(Err(error)),
-        };
-        let (sender, receiver) = oneshot::channel();
-        let reply: Reply = Box::new(move |result| {
-            // The caller may have gone; the facts are stored all the same.
-            let _ = sender.send(result.map(|()| stored));
-        });
-        self.submit(encoded.bytes, Request::Append(encoded, reply));
-        Ack(receiver)
+        self.write(encode(append))
+    }
+
+    fn begin(&self, session: SessionId, events: Vec<Event>, summary: Summary) -> Ack {
+        if let Some(error) = self.shared.poisoned() {
+            return Ack::ready(Err(error));
+        }
+        let encoded = encode_events(session, Seq::START, events, summary);
+        self.write(encoded.and_then(|(encoded, stored)| {
+            if encoded.bytes > MAX_COPIED_BYTES {
+                return Err(StoreError::LogTooLarge {
+                    bytes: encoded.bytes,
+                    limit: MAX_COPIED_BYTES,
+                });
+            }
+            Ok((encoded, stored))
+        }))
     }
 
     fn read(
@@ -336,8 +360,8 @@ impl<E: Engine> EventStore for Committer<E> {
         self.read_with(reader::unfinished)
     }
 
-    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
-        self.read_with(reader::waiting)
+    fn resting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
+        self.read_with(reader::resting)
     }
 
     fn keep_snapshot(

@@ -274,6 +274,10 @@ struct SummaryDisk<'a> {
     asked: Vec<AskedDisk<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parent: Option<Text<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forked_from: Option<ForkDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    paused: Option<PauseDisk<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -404,6 +408,8 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         title: text(&summary.title),
         asked: summary.asked.iter().map(Into::into).collect(),
         parent: summary.parent.map(id_text),
+        forked_from: summary.forked_from.as_ref().map(Into::into),
+        paused: summary.paused.as_ref().map(Into::into),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
 }
@@ -436,6 +442,8 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
             Some(parent) => Some(session_id(parent)?),
             None => None,
         },
+        forked_from: disk.forked_from.map(TryInto::try_into).transpose()?,
+        paused: disk.paused.map(TryInto::try_into).transpose()?,
     })
 }
 
@@ -687,6 +695,7 @@ mod tests {
                     forked_from: Some(Fork {
                         session: SESSION,
                         at: Seq::new(7),
+                        by: None,
                     }),
                     grant: Some(MORE),
                     ..SessionCreated::default()
@@ -908,6 +917,30 @@ mod tests {
             title: "What is 1+1?".to_owned(),
             asked: Vec::new(),
             parent: None,
+            forked_from: None,
+            paused: None,
+        }
+    }
+
+    /// A fork, by somebody, that somebody has paused.
+    fn guided() -> Summary {
+        Summary {
+            status: Status::Paused,
+            forked_from: Some(fork_by_somebody()),
+            paused: Some(Pause {
+                cause: PauseCause::Person,
+                by: Some("ann".to_owned()),
+                reason: Some("wait for me".to_owned()),
+            }),
+            ..summary()
+        }
+    }
+
+    fn fork_by_somebody() -> Fork {
+        Fork {
+            session: SESSION,
+            at: Seq::new(7),
+            by: Some("ann".to_owned()),
         }
     }
 
@@ -976,7 +1009,9 @@ mod tests {
         records.push(("record_summary_child".to_owned(), key, value));
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &waiting()).unwrap();
-        records.push(("record_summary_waiting".to_owned(), key, value));
+        records.push(("record_summary_waiting".to_owned(), key.clone(), value));
+        let value = record::encode_summary(&key, &guided()).unwrap();
+        records.push(("record_summary_guided".to_owned(), key, value));
         let key = key::unfinished(SESSION);
         let value = record::encode_recoveries(&key, 2);
         records.push(("record_recoveries".to_owned(), key, value));
@@ -1068,6 +1103,8 @@ mod tests {
         assert_eq!(child, Ok(summary_of_a_child()));
         let (key, value) = witness("record_summary_waiting");
         assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
+        let (key, value) = witness("record_summary_guided");
+        assert_eq!(record::decode_summary(&key, &value), Ok(guided()));
         let (key, value) = witness("record_recoveries");
         assert_eq!(record::decode_recoveries(&key, &value), Ok(2));
         let (key, value) = witness("record_quarantine");

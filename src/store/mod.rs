@@ -33,9 +33,10 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::event::{Event, Fact, Question, Timestamp, Usage};
+use crate::event::{Event, Fact, Fork, Pause, Question, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
 
+pub use commit::MAX_COPIED_BYTES;
 pub use committer::Committer;
 pub use copy::{Copied, CopyError, Damaged, compact, restore};
 pub use memory::{FailPoint, MemoryEngine, MemoryStore};
@@ -99,6 +100,10 @@ pub struct Summary {
     pub title: String,
     /// The session that began it, if one did.
     pub parent: Option<SessionId>,
+    /// The session whose beginning it shares, if one does.
+    pub forked_from: Option<Fork>,
+    /// How it was paused, if it is.
+    pub paused: Option<Pause>,
     /// Tool calls that wait for a person; the first few of them.
     pub asked: Vec<Asked>,
 }
@@ -237,6 +242,16 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// The events are too many to be stored together.
+    #[error(
+        "failed to copy a log of {bytes} bytes or more: at most {limit} can be copied; take less of it"
+    )]
+    LogTooLarge {
+        /// Its size, as far as it was looked at.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A record is not what this version writes, or is missing.
     #[error("failed to read event {seq} of session {session}: {what}")]
     Corrupt {
@@ -289,6 +304,7 @@ impl StoreError {
             Self::Full { .. }
             | Self::Busy { .. }
             | Self::TooLarge { .. }
+            | Self::LogTooLarge { .. }
             | Self::NotFound(_)
             | Self::Unreadable(_)
             | Self::Closed => Blame::Passing,
@@ -330,6 +346,11 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// Hands facts to the one writer; never blocks. Durable when the [`Ack`] resolves to `Ok`.
     fn append(&self, append: Append) -> Ack;
 
+    /// Begins a session with events that have happened already, at most [`MAX_COPIED_BYTES`]: all of
+    /// them or none. Never blocks. Durable when the [`Ack`] resolves to `Ok`; [`StoreError::Conflict`]
+    /// when the session exists.
+    fn begin(&self, session: SessionId, events: Vec<Event>, summary: Summary) -> Ack;
+
     /// Events after `after`, oldest first; an empty page means that there are no more.
     /// Only durable events are given.
     ///
@@ -356,9 +377,9 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// Sessions whose status is [`Status::Unfinished`], without reading any finished one.
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
 
-    /// Sessions whose status is [`Status::Waiting`], in the order of ids, without reading any
-    /// finished one.
-    fn waiting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
+    /// Sessions that only people can have go on, in the order of ids, without reading any finished
+    /// one: their status is [`Status::Waiting`] or [`Status::Paused`].
+    fn resting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
 
     /// Keeps a snapshot in the place of an earlier one. One that is ahead of the log, or too large,
     /// is not kept.

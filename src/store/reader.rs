@@ -258,13 +258,13 @@ pub(super) fn unfinished<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished
 }
 
 /// The sessions that wait for a person.
-pub(super) fn waiting<E: Engine>(
+pub(super) fn resting<E: Engine>(
     shared: &Shared<E>,
 ) -> Result<Vec<(SessionId, Summary)>, StoreError> {
     let found = owing(shared)?.into_iter().filter_map(|it| {
         let summary = summary(shared, it.session).ok()??;
-        let waits = summary.status == Status::Waiting;
-        waits.then(|| (it.session, Summary::clone(&summary)))
+        let rests = matches!(summary.status, Status::Waiting | Status::Paused);
+        rests.then(|| (it.session, Summary::clone(&summary)))
     });
     Ok(found.collect())
 }

@@ -8,8 +8,8 @@ use super::{
     Turn, approval, outcome,
 };
 use crate::event::{
-    Cause, EffectClass, Event, Fact, Failure, FailureClass, LlmRequest, Pause, PauseCause,
-    Timestamp, ToolCall, TurnStatus, UserInput,
+    Cause, EffectClass, Event, Fact, Failure, FailureClass, InputMode, LlmRequest, Timestamp,
+    ToolCall, TurnStatus, UserInput,
 };
 use crate::id::Seq;
 
@@ -71,9 +71,10 @@ impl State {
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
             Input::Release { by } if self.quarantined => Ok(vec![Fact::Released { by }]),
             Input::Release { .. } => Err(Refusal::NoChange),
-            Input::Pause(pause) => self.pause(pause),
+            Input::Pause(pause) => self.pause_by(pause),
             Input::Resume { by } if self.paused.is_some() => Ok(vec![Fact::Resumed { by }]),
             Input::Resume { .. } => Err(Refusal::NotPaused),
+            Input::Rate(rating) => self.rate(rating),
             Input::Close { .. } if self.closed => Err(Refusal::NoChange),
             Input::Close { by } => Ok(vec![Fact::SessionClosed { by }]),
         }
@@ -110,8 +111,11 @@ impl State {
         };
         match &turn.phase {
             Phase::Ask { .. } if self.paused.is_some() => Vec::new(),
+            Phase::Ask { .. } if turn.step > rules.max_steps && turn.answered => {
+                vec![self.turn_finished(TurnStatus::Completed)]
+            }
             Phase::Ask { .. } if turn.step > rules.max_steps => vec![too_many_steps(rules)],
-            Phase::Ask { attempt } => vec![ask(turn, *attempt, rules)],
+            Phase::Ask { attempt } => vec![self.ask(turn, *attempt, rules)],
             Phase::Tools(slots) => slots
                 .iter()
                 .filter_map(|slot| match &slot.stage {
@@ -141,24 +145,13 @@ impl State {
         if self.closed {
             return Err(Refusal::Closed);
         }
+        if input.mode == InputMode::Reject && (self.is_unfinished() || self.paused.is_some()) {
+            return Err(Refusal::Busy);
+        }
         if self.waiting.len() >= rules.queued_inputs {
             return Err(Refusal::TooManyInputs(self.waiting.len()));
         }
         Ok(vec![Fact::UserInput(input)])
-    }
-
-    fn pause(&self, pause: Pause) -> Result<Vec<Fact>, Refusal> {
-        if self.quarantined {
-            return Err(Refusal::Quarantined);
-        }
-        if self.closed && self.turn.is_none() {
-            return Err(Refusal::Closed);
-        }
-        // One that a budget paused does not go on by itself once a person has paused it too.
-        if self.paused == Some(PauseCause::Person) || self.paused == Some(pause.cause) {
-            return Err(Refusal::NoChange);
-        }
-        Ok(vec![Fact::Paused(pause)])
     }
 
     fn begin_turn(&self) -> Result<Vec<Fact>, Refusal> {
@@ -181,7 +174,7 @@ impl State {
         if self.paused.is_some() {
             return Err(Refusal::NoChange);
         }
-        Ok(vec![ask(turn, attempt, rules)])
+        Ok(vec![self.ask(turn, attempt, rules)])
     }
 
     fn owes_answer(&self, intent: Seq) -> bool {
@@ -235,21 +228,25 @@ impl State {
     }
 
     pub(super) fn cancel(&self) -> Result<Vec<Fact>, Refusal> {
-        let Some(turn) = &self.turn else {
+        if self.turn.is_none() {
             return self.cancel_waiting();
-        };
-        let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cancelled).collect();
-        if let Phase::Asking { of, .. } = turn.phase {
-            facts.push(Fact::Error(Failure {
-                class: FailureClass::Model,
-                code: CANCELLED.to_owned(),
-                message: "the turn was cancelled".to_owned(),
-                of: Some(of),
-                retry_in_ms: None,
-            }));
         }
+        let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cancelled).collect();
+        facts.extend(self.answer_unwanted("the turn was cancelled"));
         facts.push(self.turn_finished(TurnStatus::Cancelled));
         Ok(facts)
+    }
+
+    /// The end of the model call whose answer nobody wants any more, if there is one.
+    pub(super) fn answer_unwanted(&self, why: &str) -> Option<Fact> {
+        let (_, of, _) = self.asking_now()?;
+        Some(Fact::Error(Failure {
+            class: FailureClass::Model,
+            code: CANCELLED.to_owned(),
+            message: why.to_owned(),
+            of: Some(of),
+            retry_in_ms: None,
+        }))
     }
 
     /// An input that waits for a place is a turn that has not begun.
@@ -295,7 +292,7 @@ impl State {
                 retry_in_ms: again.then_some(0),
             }));
             let at_once = again && self.paused.is_none();
-            facts.extend(at_once.then(|| ask(turn, attempt.saturating_add(1), rules)));
+            facts.extend(at_once.then(|| self.ask(turn, attempt.saturating_add(1), rules)));
         }
         // A log that was cut between two facts of one write may end before a consequence.
         if facts.is_empty() && self.consequences(at, rules).is_empty() {
@@ -321,7 +318,18 @@ impl State {
         })
     }
 
-    fn turn_finished(&self, status: TurnStatus) -> Fact {
+    fn ask(&self, turn: &Turn, attempt: u32, rules: &Rules) -> Fact {
+        Fact::LlmRequest(LlmRequest {
+            turn: turn.id,
+            step: turn.step,
+            attempt,
+            model: rules.model.clone(),
+            inputs: self.steering.clone(),
+            ..LlmRequest::default()
+        })
+    }
+
+    pub(super) fn turn_finished(&self, status: TurnStatus) -> Fact {
         let (turn, usage, cost_usd) = self.turn.as_ref().map_or_else(Default::default, |turn| {
             (turn.id, turn.usage, turn.cost_usd)
         });
@@ -332,16 +340,6 @@ impl State {
             cost_usd,
         }
     }
-}
-
-fn ask(turn: &Turn, attempt: u32, rules: &Rules) -> Fact {
-    Fact::LlmRequest(LlmRequest {
-        turn: turn.id,
-        step: turn.step,
-        attempt,
-        model: rules.model.clone(),
-        ..LlmRequest::default()
-    })
 }
 
 fn too_many_steps(rules: &Rules) -> Fact {

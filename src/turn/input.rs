@@ -1,8 +1,8 @@
 //! What can reach a session, and why it may not fit.
 
-use super::{ModelFailure, ToolDeath, Verdict};
+use super::{ModelFailure, Rating, ToolDeath, Verdict};
 use crate::event::{ChildStarted, LlmResponse, Pause, SessionCreated, ToolResult, UserInput};
-use crate::id::Seq;
+use crate::id::{Seq, TurnId};
 
 /// Something that reached the session from outside.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +70,8 @@ pub enum Input {
         /// Who says so.
         by: Option<String>,
     },
+    /// Somebody thinks so much of a turn.
+    Rate(Rating),
     /// It takes no more input.
     Close {
         /// Who says so.
@@ -89,6 +91,11 @@ pub enum Refusal {
     /// Too many inputs wait in this session.
     #[error("{0} inputs wait in this session already; wait for its turn to finish, or cancel it")]
     TooManyInputs(usize),
+    /// The input is for now or never, and would have to wait.
+    #[error(
+        "the session is busy or paused, so that this input would have to wait; `impresario why` says for what"
+    )]
+    Busy,
     /// The session is closed.
     #[error("the session is closed and takes no more input; begin a new one")]
     Closed,
@@ -98,6 +105,15 @@ pub enum Refusal {
     /// The session is not paused.
     #[error("the session is not paused; `impresario why` says what it waits for")]
     NotPaused,
+    /// There is no such turn.
+    #[error("there is no turn {0} in this session; `impresario log` shows its turns")]
+    NoSuchTurn(TurnId),
+    /// The turn goes on, or none has ended yet.
+    #[error("{} not finished; rate it when it is", .0.map_or_else(|| "the first turn is".to_owned(), |turn| format!("turn {turn} is")))]
+    NotFinished(Option<TurnId>),
+    /// No such score.
+    #[error("a score is a number from 0, useless, to 1, just right")]
+    NoSuchScore,
     /// Nothing runs that could be cancelled.
     #[error("no turn is running")]
     NothingRuns,

@@ -8,15 +8,16 @@
 //! - only a fact changes the state, and the same facts give the same state;
 //! - an intent has at most one outcome; an outcome without an open intent is refused;
 //! - a model is never asked while a tool call of the same turn is open;
-//! - a key of an open call has at most one child.
+//! - a key of an open call has at most one child;
+//! - what a fork inherited is history: it is shown to the model, and has no other effect.
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::event::{
-    Event, Fact, Failure, LlmRequest, LlmResponse, PauseCause, SessionCreated, Timestamp,
-    ToolResult, TurnStatus, Usage, UserInput,
+    Event, Fact, Failure, InputMode, LlmRequest, LlmResponse, Pause, PauseCause, SessionCreated,
+    Timestamp, ToolResult, TurnStatus, Usage, UserInput,
 };
 use crate::id::{Seq, TurnId};
 
@@ -25,6 +26,7 @@ mod call;
 mod children;
 mod death;
 mod decide;
+mod guide;
 mod input;
 mod keys;
 mod outcome;
@@ -36,6 +38,7 @@ pub use call::{Consent, OpenCall};
 pub use children::{Child, ChildLimits};
 use children::{Children, Errand};
 pub use death::{ModelFailure, ToolDeath};
+pub use guide::Rating;
 pub use input::{Input, Refusal};
 use keys::Keys;
 use phase::{Phase, Slot, Stage, Turn};
@@ -49,8 +52,13 @@ pub struct State {
     updated_at: Timestamp,
     created_at: Timestamp,
     created: Option<Arc<SessionCreated>>,
+    /// What a fork shares with the session that it was forked from: everything up to this event.
+    inherited: Seq,
     title: String,
     waiting: VecDeque<Seq>,
+    /// Those of `waiting` that enter the turn with its next model call.
+    #[serde(skip)]
+    steering: Vec<Seq>,
     keys: Arc<Keys>,
     /// None is open where a snapshot is taken.
     #[serde(skip)]
@@ -60,7 +68,7 @@ pub struct State {
     cost_usd: f64,
     children: Children,
     errand: Errand,
-    paused: Option<PauseCause>,
+    paused: Option<Pause>,
     quarantined: bool,
     closed: bool,
 }
@@ -106,9 +114,14 @@ impl State {
     /// Takes in a fact.
     pub fn evolve(&mut self, event: &Event) {
         self.head = event.seq;
-        self.updated_at = event.at;
+        if !self.is_inherited() {
+            self.updated_at = event.at;
+        } else if self.is_passed_over(&event.fact) {
+            return;
+        }
         match &event.fact {
             Fact::SessionCreated(created) => {
+                self.inherited = created.forked_from.as_ref().map_or(Seq::START, |it| it.at);
                 self.created = Some(Arc::new(created.clone()));
                 self.created_at = event.at;
             }
@@ -138,9 +151,11 @@ impl State {
             }
             Fact::TurnFinished { turn, .. } => {
                 self.turn = None;
+                // They wait for the next turn, as all others do.
+                self.steering.clear();
                 self.errand.turn_finished(*turn);
             }
-            Fact::Paused(pause) => self.paused = Some(pause.cause),
+            Fact::Paused(pause) => self.paused = Some(pause.clone()),
             Fact::Resumed { .. } => self.paused = None,
             Fact::ModelSwitched(_)
             | Fact::ContextCompacted(_)
@@ -257,13 +272,22 @@ impl State {
     /// What paused it, if something did. What runs goes on to its end; nothing new begins.
     #[must_use]
     pub const fn paused(&self) -> Option<PauseCause> {
-        self.paused
+        match &self.paused {
+            Some(pause) => Some(pause.cause),
+            None => None,
+        }
     }
 
-    /// Whether a turn is unfinished, and only people can have it go on: nothing of it runs.
+    /// How it was paused, if it is.
+    #[must_use]
+    pub const fn pause(&self) -> Option<&Pause> {
+        self.paused.as_ref()
+    }
+
+    /// Whether something is unfinished, and only people can have it go on: nothing of it runs.
     #[must_use]
     pub fn rests(&self) -> bool {
-        let stopped = self.paused.is_some() && self.turn.is_some() && self.owed().is_empty();
+        let stopped = self.paused.is_some() && self.is_unfinished() && self.owed().is_empty();
         (stopped && !self.quarantined) || self.waits_for_people()
     }
 
@@ -273,15 +297,22 @@ impl State {
         self.open_calls().find(|open| open.of == of)
     }
 
-    fn take_input(&mut self, seq: Seq, input: &UserInput) {
+    fn entitle(&mut self, input: &UserInput) {
         if self.title.is_empty() {
             self.title = input.content.chars().take(TITLE_CHARS).collect();
         }
+    }
+
+    fn take_input(&mut self, seq: Seq, input: &UserInput) {
+        self.entitle(input);
         if let Some(key) = &input.key {
             Arc::make_mut(&mut self.keys).remember(key, seq, &input.content);
         }
         self.errand_given(seq, input);
         self.waiting.push_back(seq);
+        if input.mode == InputMode::Steer && self.turn.is_some() {
+            self.steering.push(seq);
+        }
     }
 
     fn begin(&mut self, turn: TurnId, inputs: &[Seq]) {
@@ -294,13 +325,17 @@ impl State {
             step: 1,
             usage: Usage::default(),
             cost_usd: Some(0.0),
+            answered: false,
             phase: Phase::Ask { attempt: 1 },
         });
     }
 
     fn asking(&mut self, of: Seq, request: &LlmRequest) {
+        self.waiting.retain(|seq| !request.inputs.contains(seq));
+        self.steering.retain(|seq| !request.inputs.contains(seq));
         if let Some(turn) = &mut self.turn {
             turn.step = request.step;
+            turn.answered = false;
             turn.phase = Phase::Asking {
                 of,
                 attempt: request.attempt,
@@ -310,6 +345,9 @@ impl State {
 
     /// Adds to what the session spent, and to what its turn did.
     fn spend(&mut self, usage: Usage, cost_usd: Option<f64>) {
+        if self.is_inherited() {
+            return;
+        }
         self.usage = self.usage.plus(usage);
         self.cost_usd += cost_usd.unwrap_or(0.0);
         if let Some(turn) = &mut self.turn {
@@ -321,10 +359,15 @@ impl State {
     fn answered(&mut self, response: &LlmResponse) {
         self.spend(response.usage.unwrap_or_default(), response.cost_usd);
         let Some(turn) = &mut self.turn else { return };
-        turn.phase = if response.tool_calls.is_empty() {
+        turn.phase = if !response.tool_calls.is_empty() {
+            Phase::Tools(response.tool_calls.iter().map(Slot::asked).collect())
+        } else if self.steering.is_empty() {
             Phase::Ending(TurnStatus::Completed)
         } else {
-            Phase::Tools(response.tool_calls.iter().map(Slot::asked).collect())
+            // More was said meanwhile.
+            turn.answered = true;
+            turn.step = turn.step.saturating_add(1);
+            Phase::Ask { attempt: 1 }
         };
     }
 

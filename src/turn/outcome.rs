@@ -2,12 +2,15 @@
 
 use super::{Consent, OpenCall, Rules, ToolDeath, approval};
 use crate::event::{
-    ApprovalDecision, Cause, Decision, Fact, Failure, FailureClass, Outcome, Question, Timestamp,
-    ToolResult,
+    ApprovalDecision, Cause, Decision, EffectClass, Fact, Failure, FailureClass, Outcome, Question,
+    Timestamp, ToolResult,
 };
 
 /// Code of a call that is given up because its session had too many restarts.
 const TOO_MANY_RESTARTS: &str = "too_many_restarts";
+
+/// What a fork says of the work that it does not go on with.
+pub(super) const FORKED: &str = "the session was forked while this was going on";
 
 /// The call runs again.
 pub(super) fn restarted(open: &OpenCall, reason: &str, cause: Cause) -> Fact {
@@ -57,6 +60,15 @@ pub(super) fn cancelled(open: &OpenCall) -> Vec<Fact> {
         }
     };
     withdrawn.into_iter().chain([ended]).collect()
+}
+
+/// The log was copied while the call was open. What it does, it does in the session that it is of.
+pub(super) fn cut_off(open: &OpenCall) -> Vec<Fact> {
+    if !open.may_run() || open.effect == EffectClass::Pure {
+        return cancelled(open);
+    }
+    let how = (Outcome::Unknown, Some(Cause::Interrupted));
+    vec![result(open, how, unknown_text(FORKED))]
 }
 
 /// A run was interrupted and may not be repeated: the model is told, or a person is asked.

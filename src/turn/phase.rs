@@ -12,6 +12,8 @@ pub(super) struct Turn {
     pub(super) usage: Usage,
     /// `None` as soon as one answer had no price.
     pub(super) cost_usd: Option<f64>,
+    /// The last answer was its end, had nobody said more.
+    pub(super) answered: bool,
     pub(super) phase: Phase,
 }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::context::Context;
 use crate::event::{
-    Cause, ChildStarted, EffectClass, FinishReason, Outcome, Parent, Pause, Question,
-    RequestedCall, Spent, ToolResult,
+    Cause, ChildStarted, EffectClass, Feedback, FinishReason, Fork, InputMode, Outcome, Parent,
+    Pause, Question, RequestedCall, Spent, ToolResult,
 };
 use crate::id::{CallId, SessionId};
 use crate::model::Request;
@@ -100,9 +100,18 @@ impl World {
                 3 => Input::Release { by: None },
                 4 if dice.pick.is_multiple_of(3) => pause(PauseCause::Person),
                 5 => Input::Resume { by: None },
+                7 if dice.pick.is_multiple_of(4) => Input::Rate(Rating {
+                    score: 0.5,
+                    ..Rating::default()
+                }),
                 _ => Input::Say(UserInput {
                     content: format!("say {pick}"),
                     key: (pick % 3 == 0).then(|| format!("key {}", dice.kind)),
+                    mode: match dice.kind / 8 % 4 {
+                        0 => InputMode::Queue,
+                        1 => InputMode::Reject,
+                        _ => InputMode::Steer,
+                    },
                     ..UserInput::default()
                 }),
             },
@@ -376,6 +385,64 @@ proptest! {
     }
 
     #[test]
+    fn a_fork_at_any_event_is_a_session_of_its_own_with_nothing_open_and_nothing_spent(game in games()) {
+        let whole = play(&game);
+        for cut in 1..=whole.log.len() {
+            let fork = forked(&whole, cut);
+            let state = &fork.state;
+            prop_assert_eq!(state.owed(), []);
+            prop_assert!(!state.is_unfinished() && !state.is_quarantined() && !state.is_closed());
+            prop_assert_eq!((state.paused(), state.spent()), (None, (Usage::default(), 0.0)));
+            prop_assert_eq!(state.forsaken().chain(state.owed_children()).count(), 0);
+            prop_assert_eq!(&State::from_events(&fork.log), state);
+            for event in fork.log.iter().skip(cut) {
+                if let Fact::TurnFinished { usage, cost_usd, .. } = &event.fact {
+                    prop_assert_eq!((*usage, *cost_usd), (Usage::default(), Some(0.0)));
+                }
+            }
+            assert_outcomes(&fork.log, &fork.state);
+            // A key of the original is a new one here.
+            for event in &whole.log {
+                if let Fact::UserInput(UserInput { key: Some(key), .. }) = &event.fact {
+                    let again = fork.state.decide(said(Some(key), "else"), Timestamp(0), &rules());
+                    prop_assert!(again.is_ok());
+                }
+            }
+            let mut context = Context::default();
+            fork.log.iter().for_each(|event| context.evolve(event));
+            let request = Request { messages: context.messages(), ..Request::default() };
+            if !request.messages.is_empty() {
+                prop_assert_eq!(check_openai(&request), Ok(()));
+                prop_assert_eq!(check_anthropic(&request), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_input_enters_one_turn_at_most_and_a_turn_that_runs_takes_what_steers_it(game in games()) {
+        let mut state = State::default();
+        let mut accepted = std::collections::BTreeSet::new();
+        for event in &play(&game).log {
+            let steers = state.steering.clone();
+            if let Some((turn, inputs)) = event.fact.taken_in() {
+                for input in inputs {
+                    prop_assert!(accepted.remove(input), "{} entered twice, or was never said", input);
+                }
+                if matches!(event.fact, Fact::LlmRequest(_)) {
+                    prop_assert_eq!(inputs, &steers[..]);
+                    prop_assert_eq!(state.running_turn(), Some(turn));
+                }
+            }
+            if matches!(event.fact, Fact::UserInput(_)) {
+                accepted.insert(event.seq);
+            }
+            state.evolve(event);
+            let waiting: Vec<_> = state.waiting.iter().copied().collect();
+            prop_assert_eq!(waiting, accepted.iter().copied().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn every_prefix_of_every_log_folds_to_a_request_that_providers_accept(game in games()) {
         let whole = play(&game);
         let mut context = Context::default();
@@ -411,6 +478,45 @@ fn said(key: Option<&str>, content: &str) -> Input {
         key: key.map(ToOwned::to_owned),
         ..UserInput::default()
     })
+}
+
+fn steer(content: &str) -> Input {
+    Input::Say(UserInput {
+        content: content.into(),
+        mode: InputMode::Steer,
+        ..UserInput::default()
+    })
+}
+
+/// A session that shares the first `at` events of another one.
+fn forked(original: &World, at: usize) -> World {
+    let created = SessionCreated {
+        forked_from: Some(Fork {
+            session: SessionId::from_u128(1),
+            at: Seq::new(at as u64),
+            by: None,
+        }),
+        ..SessionCreated::default()
+    };
+    let mut fork = World {
+        now: original.now,
+        ..World::default()
+    };
+    fork.give(Input::Create(created)).unwrap();
+    for event in original.log.iter().take(at).skip(1) {
+        fork.state.evolve(event);
+        fork.log.push(event.clone());
+    }
+    for fact in fork.state.cut_off() {
+        let event = Event {
+            seq: fork.state.head().next(),
+            at: Timestamp(fork.now),
+            fact,
+        };
+        fork.state.evolve(&event);
+        fork.log.push(event);
+    }
+    fork
 }
 
 fn pause(cause: PauseCause) -> Input {
@@ -501,6 +607,255 @@ fn what_a_person_has_paused_too_does_not_go_on_with_the_budget() {
     assert_eq!(world.state.paused(), Some(PauseCause::Person));
     let again = world.give(pause(PauseCause::Budget));
     assert_eq!(again, Err(Refusal::NoChange));
+}
+
+#[test]
+fn a_paused_session_without_a_turn_rests_as_well() {
+    let mut world = World::begun();
+    world.give(pause(PauseCause::Person)).unwrap();
+    assert!(!world.state.rests());
+    world.give(said(None, "hi")).unwrap();
+    assert!(world.state.rests());
+    world.give(Input::Cancel).unwrap();
+    assert!(!world.state.is_unfinished());
+}
+
+/// A world whose model was asked, and that request.
+fn asked(words: &str) -> (World, Seq) {
+    let mut world = World::begun();
+    world.give(said(None, words)).unwrap();
+    world.give(Input::Place).unwrap();
+    let of = world.state.head();
+    (world, of)
+}
+
+/// The inputs of the last request, and its step and attempt.
+fn last_request(world: &World) -> (Vec<Seq>, u32, u32) {
+    for event in world.log.iter().rev() {
+        if let Fact::LlmRequest(request) = &event.fact {
+            return (request.inputs.clone(), request.step, request.attempt);
+        }
+    }
+    panic!("a model was asked")
+}
+
+#[test]
+fn what_steers_a_turn_enters_with_the_next_call_after_the_tools_results() {
+    let (mut world, of) = asked("hi");
+    let calls = model_input(of, &Dice { kind: 1, pick: 0 });
+    world.give(steer("look left")).unwrap();
+    let said = world.state.head();
+    world.give(calls).unwrap();
+    let Some(Owed::Tool(open)) = world.state.owed().pop() else {
+        panic!("a tool is owed")
+    };
+    assert!(world.state.waits(said));
+    world
+        .give(tool_input(&open, &Dice { kind: 2, pick: 0 }))
+        .unwrap();
+    assert_eq!(last_request(&world), (vec![said], 2, 1));
+    assert!(!world.state.waits(said));
+    let mut context = Context::default();
+    world.log.iter().for_each(|event| context.evolve(event));
+    let messages = context.messages();
+    let last: Vec<_> = messages.iter().rev().take(2).collect();
+    assert_eq!(last[0], &crate::context::Message::User("look left".into()));
+    assert!(matches!(
+        last[1],
+        crate::context::Message::ToolResult { .. }
+    ));
+}
+
+#[test]
+fn an_answer_is_no_end_while_somebody_has_said_more() {
+    let (mut world, of) = asked("hi");
+    world.give(steer("and then?")).unwrap();
+    let said = world.state.head();
+    world.give(words(of)).unwrap();
+    assert_eq!(last_request(&world), (vec![said], 2, 1));
+    let of = world.state.head();
+    world.give(words(of)).unwrap();
+    assert!(!world.state.is_unfinished());
+    assert_eq!(world.state.turns(), TurnId::new(1));
+}
+
+/// An answer without calls.
+fn words(of: Seq) -> Input {
+    Input::Answered(LlmResponse {
+        of,
+        content: "words".into(),
+        ..LlmResponse::default()
+    })
+}
+
+#[test]
+fn another_try_takes_in_what_was_said_meanwhile() {
+    let (mut world, of) = asked("hi");
+    world.give(steer("one")).unwrap();
+    let failed = ModelFailure {
+        of,
+        code: "model_overloaded".into(),
+        message: "busy".into(),
+        retry_in_ms: Some(1),
+    };
+    world.give(Input::ModelFailed(failed)).unwrap();
+    world.give(steer("two")).unwrap();
+    world.give(Input::RetryDue).unwrap();
+    let (inputs, step, attempt) = last_request(&world);
+    assert_eq!((inputs.len(), step, attempt), (2, 1, 2));
+    world.give(steer("three")).unwrap();
+    world
+        .give(Input::Recover {
+            reason: "killed".into(),
+        })
+        .unwrap();
+    let (inputs, step, attempt) = last_request(&world);
+    assert_eq!((inputs.len(), step, attempt), (1, 1, 3));
+}
+
+#[test]
+fn what_a_turn_did_not_take_in_waits_for_the_next_one() {
+    let (mut world, _) = asked("hi");
+    world.give(steer("more")).unwrap();
+    let said = world.state.head();
+    world.give(Input::Cancel).unwrap();
+    assert!(world.state.waits(said));
+    world.give(Input::Place).unwrap();
+    assert!(!world.state.waits(said));
+    assert_eq!(last_request(&world), (vec![], 1, 1));
+    // Without a turn it is an input as any other.
+    let mut idle = World::begun();
+    idle.give(steer("hi")).unwrap();
+    assert_eq!(idle.state.owed(), [Owed::Place]);
+}
+
+#[test]
+fn a_turn_that_may_take_no_further_step_ends_well_and_the_rest_waits() {
+    let (mut world, mut of) = asked("hi");
+    for _ in 0..rules().max_steps {
+        world.give(steer("more")).unwrap();
+        world.give(words(of)).unwrap();
+        of = world.state.head();
+    }
+    let Fact::TurnFinished { status, .. } = world.log.pop().unwrap().fact else {
+        panic!("the turn has ended")
+    };
+    assert_eq!(status, TurnStatus::Completed);
+    assert_eq!(world.state.owed(), [Owed::Place]);
+}
+
+#[test]
+fn a_paused_turn_that_was_steered_goes_on_when_it_may() {
+    let (mut world, of) = asked("hi");
+    world.give(steer("more")).unwrap();
+    world.give(pause(PauseCause::Person)).unwrap();
+    world.give(words(of)).unwrap();
+    assert!(world.state.rests());
+    world.give(Input::Resume { by: None }).unwrap();
+    assert_eq!(last_request(&world).1, 2);
+}
+
+#[test]
+fn an_input_that_would_have_to_wait_can_be_refused() {
+    let now_or_never = |world: &mut World| {
+        world.give(Input::Say(UserInput {
+            content: "hi".into(),
+            mode: InputMode::Reject,
+            ..UserInput::default()
+        }))
+    };
+    let mut world = World::begun();
+    now_or_never(&mut world).unwrap();
+    assert_eq!(now_or_never(&mut world), Err(Refusal::Busy));
+    world.give(Input::Place).unwrap();
+    assert_eq!(now_or_never(&mut world), Err(Refusal::Busy));
+    world.give(Input::Cancel).unwrap();
+    world.give(pause(PauseCause::Person)).unwrap();
+    assert_eq!(now_or_never(&mut world), Err(Refusal::Busy));
+    world.give(Input::Resume { by: None }).unwrap();
+    now_or_never(&mut world).unwrap();
+}
+
+#[test]
+fn a_turn_is_rated_when_it_is_finished_and_again_if_somebody_likes() {
+    let rate = |world: &mut World, turn: Option<u32>, score: f64| {
+        world.give(Input::Rate(Rating {
+            turn: turn.map(TurnId::new),
+            score,
+            ..Rating::default()
+        }))
+    };
+    let (mut world, of) = asked("hi");
+    assert_eq!(rate(&mut world, None, 1.0), Err(Refusal::NotFinished(None)));
+    let running = Err(Refusal::NotFinished(Some(TurnId::new(1))));
+    assert_eq!(rate(&mut world, Some(1), 1.0), running);
+    world.give(words(of)).unwrap();
+    for score in [f64::NAN, -0.1, 1.1, f64::INFINITY] {
+        assert_eq!(rate(&mut world, None, score), Err(Refusal::NoSuchScore));
+    }
+    for turn in [0, 2] {
+        let nowhere = Err(Refusal::NoSuchTurn(TurnId::new(turn)));
+        assert_eq!(rate(&mut world, Some(turn), 1.0), nowhere);
+    }
+    rate(&mut world, None, 0.0).unwrap();
+    rate(&mut world, Some(1), 1.0).unwrap();
+    world.give(said(None, "on")).unwrap();
+    world.give(Input::Place).unwrap();
+    rate(&mut world, None, 0.5).unwrap();
+    let mut rated = Vec::new();
+    for event in &world.log {
+        if let Fact::Feedback(Feedback { turn, score, .. }) = &event.fact {
+            rated.push((turn.get(), *score));
+        }
+    }
+    assert_eq!(rated, [(1, 0.0), (1, 1.0), (1, 0.5)]);
+}
+
+#[test]
+fn a_fork_says_of_each_open_call_what_its_log_can_know() {
+    let (mut world, of) = asked("hi");
+    let calls = ["look", "put", "pay", "sell"];
+    let calls = calls
+        .into_iter()
+        .enumerate()
+        .map(|(number, tool)| RequestedCall {
+            id: CallId(number.to_string()),
+            tool: tool.into(),
+            arguments: "{}".into(),
+            signature: None,
+        });
+    let asks = LlmResponse {
+        of,
+        tool_calls: calls.collect(),
+        ..LlmResponse::default()
+    };
+    world.give(Input::Answered(asks)).unwrap();
+    let inherited = world.state.head();
+    let fork = forked(&world, world.log.len());
+    let mut outcomes = Vec::new();
+    for event in &fork.log {
+        if let Fact::ToolResult(result) = &event.fact {
+            outcomes.push(result.outcome);
+        }
+    }
+    let (unknown, cancelled) = (Outcome::Unknown, Outcome::Cancelled);
+    assert_eq!(outcomes, [cancelled, unknown, unknown, cancelled]);
+    assert_eq!(names_after(&fork, inherited).last(), Some(&"turn_finished"));
+}
+
+#[test]
+fn a_fork_after_the_last_answer_has_a_turn_that_is_completed() {
+    let (mut world, of) = asked("hi");
+    world.give(words(of)).unwrap();
+    let mut fork = forked(&world, world.log.len() - 1);
+    let finished = fork.log.pop().unwrap().fact;
+    assert!(matches!(
+        finished,
+        Fact::TurnFinished {
+            status: TurnStatus::Completed,
+            ..
+        }
+    ));
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use crate::control::methods::{Answer, told, unknown};
 use crate::control::wire::{
     Approve, Cancelled, CreateSession, Decision, DeleteSession, Done, ErrorObject, Event,
-    EventPage, EventsOf, ListSessions, Method, OneSession, Request, SendInput, Sent, Session,
-    SessionAct, SessionList, Why, rfc3339,
+    EventPage, EventsOf, ForkSession, ListSessions, Method, OneSession, PauseSession, Rate,
+    Request, SendInput, Sent, Session, SessionAct, SessionList, Why, rfc3339,
 };
 use crate::fault::{Code, Fault};
-use crate::id::{Seq, SessionId};
-use crate::runtime::{self, Impresario, Input, Ruling, Verdict};
+use crate::id::{Seq, SessionId, TurnId};
+use crate::runtime::{self, ForkAt, Impresario, Input, Rating, Ruling, Verdict};
 
 /// Sessions or events of one page when the client does not say.
 const PAGE: u32 = 100;
@@ -29,6 +29,10 @@ pub(super) async fn of_sessions(
         Method::SessionEvents => told(events(company, request.params()?).await),
         Method::SessionWhy => told(why(company, request.params()?).await),
         Method::SessionCancel => told(cancel(company, request.params()?).await),
+        Method::SessionPause => told(pause(company, request.params()?).await),
+        Method::SessionResume => told(resume(company, request.params()?).await),
+        Method::SessionRate => told(rate(company, request.params()?).await),
+        Method::SessionFork => told(fork(company, request.params()?).await),
         Method::SessionApprove => told(approve(company, request.params()?).await),
         Method::SessionClose => told(close(company, request.params()?).await),
         Method::SessionDelete => told(delete(company, request.params()?).await),
@@ -85,6 +89,7 @@ async fn send(company: &Impresario, params: SendInput) -> Result<Sent, Fault> {
         content: params.content,
         by: params.by,
         key: params.key,
+        mode: params.mode.into(),
     };
     let session = company.open(session_id(&params.session)?);
     let accepted = session.say(input).await?;
@@ -149,6 +154,41 @@ async fn cancel(company: &Impresario, params: OneSession) -> Result<Cancelled, F
     let session = company.open(session_id(&params.session)?);
     let cancelled = session.cancel().await?;
     Ok(Cancelled { cancelled })
+}
+
+async fn pause(company: &Impresario, params: PauseSession) -> Result<Done, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    session.pause(params.by, params.reason).await?;
+    Ok(Done {})
+}
+
+async fn resume(company: &Impresario, params: SessionAct) -> Result<Done, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    session.resume(params.by).await?;
+    Ok(Done {})
+}
+
+async fn rate(company: &Impresario, params: Rate) -> Result<Done, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    let rating = Rating {
+        turn: params.turn.map(TurnId::new),
+        score: params.score,
+        comment: params.comment,
+        by: params.by,
+    };
+    session.rate(rating).await?;
+    Ok(Done {})
+}
+
+async fn fork(company: &Impresario, params: ForkSession) -> Result<Session, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    let fork = ForkAt {
+        at: params.at.map(Seq::new),
+        labels: params.labels,
+        by: params.by,
+    };
+    let forked = session.fork(fork).await?;
+    Ok(session_of(forked.info().await?))
 }
 
 async fn approve(company: &Impresario, params: Approve) -> Result<Done, Fault> {
@@ -221,6 +261,8 @@ fn session_of(info: runtime::SessionInfo) -> Session {
         updated_at: rfc3339(summary.updated_at),
         quarantine: info.quarantine,
         parent: summary.parent.map(|parent| parent.to_string()),
+        forked_from: summary.forked_from.as_ref().map(Into::into),
+        paused: summary.paused.as_ref().map(Into::into),
         approvals: summary.asked.iter().map(Into::into).collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! What people and limits do to a session, as it goes over the socket.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,9 @@ pub struct Fork {
     pub session: String,
     /// Up to this event.
     pub at: u64,
+    /// Who forked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// An amount of each measure; one that is left out has no limit.
@@ -31,6 +36,84 @@ pub struct Amounts {
     /// Time in which turns ran, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
+}
+
+/// What is done with an input while a turn runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SendMode {
+    /// It waits for the next turn.
+    #[default]
+    Queue,
+    /// It enters the turn that runs, with its next model call. Without one it waits for the next.
+    Steer,
+    /// It is refused (`invalid_state`); also when others wait, or the session is paused.
+    Reject,
+}
+
+/// Takes of `session.pause`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PauseSession {
+    /// Which session.
+    pub session: String,
+    /// Who does it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Takes of `session.rate`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rate {
+    /// Which session.
+    pub session: String,
+    /// Which turn; the last one that is finished when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<u32>,
+    /// From 0, useless, to 1, just right.
+    pub score: f64,
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Who.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// Takes of `session.fork`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ForkSession {
+    /// Which session.
+    pub session: String,
+    /// The last event that both share; the last one that there is when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
+    /// Labels of the fork, besides those of the original.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Who forks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+impl SendMode {
+    /// Whether it need not be said.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::Queue
+    }
+}
+
+impl From<SendMode> for event::InputMode {
+    fn from(mode: SendMode) -> Self {
+        match mode {
+            SendMode::Queue => Self::Queue,
+            SendMode::Steer => Self::Steer,
+            SendMode::Reject => Self::Reject,
+        }
+    }
 }
 
 /// `model_switched`: another model of the agent's list is asked from here on in this turn.
@@ -119,6 +202,7 @@ impl From<&event::Fork> for Fork {
         Self {
             session: it.session.to_string(),
             at: it.at.get(),
+            by: it.by.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::control::wire::Event;
+use crate::control::wire::{Event, SendMode};
 
 /// Every method of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,14 @@ pub enum Method {
     SessionWhy,
     /// [`OneSession`](crate::control::wire::OneSession) → [`Cancelled`](crate::control::wire::Cancelled).
     SessionCancel,
+    /// [`PauseSession`](crate::control::wire::PauseSession) → [`Done`].
+    SessionPause,
+    /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
+    SessionResume,
+    /// [`Rate`](crate::control::wire::Rate) → [`Done`].
+    SessionRate,
+    /// [`ForkSession`](crate::control::wire::ForkSession) → [`Session`](crate::control::wire::Session).
+    SessionFork,
     /// [`Approve`](crate::control::wire::Approve) → [`Done`].
     SessionApprove,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
@@ -63,7 +71,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -78,6 +86,10 @@ impl Method {
         Self::SessionEvents,
         Self::SessionWhy,
         Self::SessionCancel,
+        Self::SessionPause,
+        Self::SessionResume,
+        Self::SessionRate,
+        Self::SessionFork,
         Self::SessionApprove,
         Self::SessionClose,
         Self::SessionDelete,
@@ -108,6 +120,10 @@ impl Method {
             Self::SessionEvents => "session.events",
             Self::SessionWhy => "session.why",
             Self::SessionCancel => "session.cancel",
+            Self::SessionPause => "session.pause",
+            Self::SessionResume => "session.resume",
+            Self::SessionRate => "session.rate",
+            Self::SessionFork => "session.fork",
             Self::SessionApprove => "session.approve",
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
@@ -188,6 +204,8 @@ pub struct Status {
     pub readers: u64,
     /// Sessions that were seen set aside since the start.
     pub quarantined: u64,
+    /// Sessions that are paused.
+    pub paused: u64,
     /// Tools whose breaker is not closed.
     pub open_breakers: u64,
     /// Unfinished sessions found at the start and not yet resumed.
@@ -254,6 +272,9 @@ pub struct SendInput {
     /// Idempotency key: the same key again is the same input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// What is done with it while a turn runs.
+    #[serde(default, skip_serializing_if = "SendMode::is_usual")]
+    pub mode: SendMode,
 }
 
 /// What `session.send` gives: the input is on disk.

@@ -27,7 +27,8 @@ pub use event::{
 pub(crate) use frame::line;
 pub use frame::{BadFrame, ErrorData, ErrorObject, Notification, Request, Response};
 pub use guide::{
-    Amounts, BudgetRaised, BudgetReached, ContextCompacted, Feedback, Fork, ModelSwitched, Paused,
+    Amounts, BudgetRaised, BudgetReached, ContextCompacted, Feedback, Fork, ForkSession,
+    ModelSwitched, PauseSession, Paused, Rate, SendMode,
 };
 pub use method::{
     Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,

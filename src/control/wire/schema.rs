@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, BudgetRaised,
     BudgetReached, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
-    DeleteSession, Done, Event, EventPage, EventsOf, Feedback, Hello, HelloAnswer, ListSessions,
-    LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification, OneSession, OneTool,
-    PROTOCOL, Paused, Problem, Quarantined, ReloadDone, Request, Response, SendInput, Sent,
-    Session, SessionAct, SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem,
-    Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted,
-    Unsubscribe, UserInput, Why, WorkerRestarted,
+    DeleteSession, Done, Event, EventPage, EventsOf, Feedback, ForkSession, Hello, HelloAnswer,
+    ListSessions, LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification,
+    OneSession, OneTool, PROTOCOL, PauseSession, Paused, Problem, Quarantined, Rate, ReloadDone,
+    Request, Response, SendInput, Sent, Session, SessionAct, SessionChange, SessionCreated,
+    SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer, ToolCall,
+    ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -67,8 +67,13 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::SessionEvents => pair!(generator, EventsOf, EventPage),
         Method::SessionWhy => pair!(generator, OneSession, Why),
         Method::SessionCancel => pair!(generator, OneSession, Cancelled),
+        Method::SessionPause => pair!(generator, PauseSession, Done),
+        Method::SessionRate => pair!(generator, Rate, Done),
+        Method::SessionFork => pair!(generator, ForkSession, Session),
         Method::SessionApprove => pair!(generator, Approve, Done),
-        Method::SessionClose | Method::SessionRelease => pair!(generator, SessionAct, Done),
+        Method::SessionClose | Method::SessionRelease | Method::SessionResume => {
+            pair!(generator, SessionAct, Done)
+        }
         Method::SessionDelete => pair!(generator, DeleteSession, Done),
         Method::StoreBackup => pair!(generator, Backup, BackupDone),
         Method::ToolList => pair!(generator, Done, ToolList),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::wire::{PendingApproval, Usage};
+use crate::control::wire::{Fork, Paused, PendingApproval, Usage};
 
 /// Takes of methods about one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +52,8 @@ pub struct Session {
     pub tenant: String,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
-    /// `idle`, `unfinished`, `waiting` (for a person), `quarantined`, `closed`.
+    /// `idle`, `unfinished`, `waiting` (for a person), `paused` (and nothing of it runs any more),
+    /// `quarantined`, `closed`.
     pub status: String,
     /// In memory.
     pub live: bool,
@@ -82,6 +83,12 @@ pub struct Session {
     /// The session that began it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// The session whose beginning it shares, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<Fork>,
+    /// How it was paused, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// Tool calls that wait for a person: the first few of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<PendingApproval>,

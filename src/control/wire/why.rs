@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::wire::{PendingApproval, rfc3339};
+use crate::control::wire::{Paused, PendingApproval, rfc3339};
 use crate::runtime;
 
 /// What `session.why` gives.
@@ -23,6 +23,11 @@ pub enum Reason {
     Quarantined {
         /// Why.
         reason: String,
+    },
+    /// It is paused: nothing new begins.
+    Paused {
+        /// How.
+        pause: Paused,
     },
     /// It waits for a place.
     Place {
@@ -104,6 +109,9 @@ impl From<runtime::Reason> for Reason {
         match reason {
             runtime::Reason::Nothing => Self::Nothing,
             runtime::Reason::Quarantined(reason) => Self::Quarantined { reason },
+            runtime::Reason::Paused(pause) => Self::Paused {
+                pause: (&pause).into(),
+            },
             runtime::Reason::Place(wait) => place(&wait),
             runtime::Reason::Effect(effect) => effect_of(effect),
             runtime::Reason::Retry(at) => Self::Retry { at: rfc3339(at) },

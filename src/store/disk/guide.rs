@@ -15,6 +15,8 @@ use crate::store::record::Damage;
 pub(super) struct ForkDisk<'a> {
     session: Text<'a>,
     at: Seq,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<Text<'a>>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -82,11 +84,12 @@ pub(super) struct FeedbackDisk<'a> {
     by: Option<Text<'a>>,
 }
 
-impl From<&Fork> for ForkDisk<'_> {
-    fn from(fork: &Fork) -> Self {
+impl<'a> From<&'a Fork> for ForkDisk<'a> {
+    fn from(fork: &'a Fork) -> Self {
         Self {
             session: id_text(fork.session),
             at: fork.at,
+            by: maybe(&fork.by),
         }
     }
 }
@@ -98,6 +101,7 @@ impl TryFrom<ForkDisk<'_>> for Fork {
         Ok(Self {
             session: session_id(&disk.session)?,
             at: disk.at,
+            by: owned(disk.by),
         })
     }
 }
