@@ -120,6 +120,15 @@ description = "Works."
         panic!("{field} is never {value}: {}", self.show(session));
     }
 
+    /// A session with a turn that is finished.
+    fn finished(&self) -> String {
+        let session = self.says(&["new", "--label", "topic=sums"]);
+        self.says(&["send", &session, "go"]);
+        self.open_gate();
+        self.until(&session, "status", &json!("idle"));
+        session
+    }
+
     fn status(&self) -> Value {
         serde_json::from_str(&self.says(&["--json", "status"])).unwrap()
     }
@@ -199,10 +208,10 @@ fn a_session_is_paused_and_goes_on_also_when_the_daemon_was_killed_meanwhile() {
 }
 
 #[test]
-fn a_turn_is_steered_rated_and_forked() {
+fn a_turn_is_steered_and_whoever_steers_it_sees_it_end() {
     let place = Place::new();
     let _daemon = place.start();
-    let session = place.says(&["new", "--label", "topic=sums"]);
+    let session = place.says(&["new"]);
     place.says(&["send", &session, "go"]);
     place.until(&session, "running", &json!(true));
     let steering = place
@@ -212,8 +221,6 @@ fn a_turn_is_steered_rated_and_forked() {
         .spawn()
         .unwrap();
     place.until(&session, "waiting_inputs", &json!(1));
-    let (code, _) = place.refused(&["rate", &session, "up"]);
-    assert_eq!(code, Some(1), "no turn is finished");
     place.open_gate();
     let output = steering.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -229,7 +236,13 @@ fn a_turn_is_steered_rated_and_forked() {
     });
     assert!(taken_in.is_some(), "{log:?}");
     place.until(&session, "turns", &json!(1));
+}
 
+#[test]
+fn a_turn_is_rated_and_the_score_is_a_metric() {
+    let place = Place::new();
+    let _daemon = place.start();
+    let session = place.finished();
     place.says(&["rate", &session, "down", "--turn", "1"]);
     place.says(&["rate", &session, "0.75", "--comment", "better now"]);
     let page = place.metrics();
@@ -241,7 +254,13 @@ fn a_turn_is_steered_rated_and_forked() {
     assert_eq!(code, Some(1));
     assert!(says.contains("no turn 2"), "{says}");
     assert_eq!(place.refused(&["rate", &session, "2"]).0, Some(2));
+}
 
+#[test]
+fn a_fork_shares_events_with_the_original_and_leaves_it_alone() {
+    let place = Place::new();
+    let _daemon = place.start();
+    let session = place.finished();
     let before = place.log(&session);
     let fork = place.says(&["fork", &session, "--at", "3", "--label", "kind=fork"]);
     let shown = place.show(&fork);
