@@ -122,6 +122,7 @@ async fn append_until(store: Arc<SledStore>, number: usize, end: Instant) -> Vec
                 title: "a short title".to_owned(),
                 ..Summary::default()
             },
+            spent: impresario::budget::Spending::NOTHING,
         };
         let begin = Instant::now();
         store.append(append).await.unwrap();

@@ -166,6 +166,7 @@ async fn append(
         at,
         facts,
         summary: impresario::session::summary(state),
+        spent: impresario::budget::Spending::NOTHING,
     };
     store.append(append).await.unwrap();
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::event::{Event, Fact, Question};
+use crate::event::{Event, Fact, FinishReason, Question};
 use crate::id::Seq;
 use crate::store::Stored;
 
@@ -306,11 +306,16 @@ fn words(fact: &Fact) -> usize {
     }
 }
 
-/// The intent whose deltas this event makes void: its attempt failed, or it runs again.
+/// The intent whose deltas this event makes void: its attempt failed, or it runs again, or something
+/// else stands in for it.
 fn voided_by(event: &Event) -> Option<Seq> {
     match &event.fact {
         Fact::Error(failure) => failure.of,
         Fact::WorkerRestarted { of, .. } => Some(*of),
+        // Something else than what was shown.
+        Fact::LlmResponse(response) => {
+            (response.finish_reason == FinishReason::Degraded).then_some(response.of)
+        }
         Fact::ApprovalRequested(request) => match request.question {
             Question::Run => None,
             Question::RunAgain => Some(request.of),
@@ -319,7 +324,6 @@ fn voided_by(event: &Event) -> Option<Seq> {
         | Fact::UserInput(_)
         | Fact::TurnStarted { .. }
         | Fact::LlmRequest(_)
-        | Fact::LlmResponse(_)
         | Fact::ToolCall(_)
         | Fact::ToolResult(_)
         | Fact::ChildStarted(_)

@@ -2,16 +2,24 @@
 //!
 //! Errors are left out. Every prefix of every log gives a conversation that providers accept: a
 //! tool call without an outcome gets a synthetic result. The messages of a step never change once
-//! a later step was asked, so a provider's prompt cache keeps its prefix.
+//! a later step was asked, so a provider's prompt cache keeps its prefix; only a compaction, which
+//! is an event, leaves out the beginning.
+//!
+//! The fold is written once, for the messages themselves ([`Context`]) and for how long they are
+//! ([`Sizes`]), which is all that the core has to know of them.
 
-use serde::{Deserialize, Serialize};
+mod size;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Event, Fact, LlmResponse, Outcome, RequestedCall};
-use crate::id::{CallId, Seq};
+use crate::event::{Compaction, Event, Fact, LlmResponse, Outcome, Purpose, RequestedCall};
+use crate::id::{CallId, Seq, TurnId};
+
+pub use size::{Cut, Size, Sizes};
 
 /// One entry of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,23 +57,78 @@ pub struct ToolDefinition {
     pub parameters: Value,
 }
 
-/// The conversation so far, extended event by event. Its serialized form is a part of a snapshot.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Context {
-    /// Finished entries. Shared with requests in flight.
-    messages: Arc<Vec<Message>>,
-    /// Inputs that no turn has taken yet.
-    waiting: BTreeMap<Seq, String>,
-    /// Calls of the last answer, until each has its result; none where a snapshot is taken.
-    #[serde(skip)]
-    open: Vec<OpenCall>,
+impl ToolDefinition {
+    /// How long it is, bytes of text.
+    #[must_use]
+    pub fn characters(&self) -> usize {
+        self.name.len() + self.description.len() + self.parameters.to_string().len()
+    }
 }
 
-#[derive(Clone, Debug)]
-struct OpenCall {
-    call: RequestedCall,
+/// The conversation so far, extended event by event.
+pub type Context = Conversation<Message>;
+
+/// What a conversation is made of.
+pub trait Entry: Clone {
+    /// A person's words, or what stands in for what was left out.
+    fn user(words: &str) -> Self;
+    /// A model's answer.
+    fn answer(response: &LlmResponse) -> Self;
+    /// What came of a call.
+    fn result(asked: &Asked, content: &str, outcome: Outcome) -> Self;
+}
+
+/// A conversation whose entries are messages, or less than that. Its serialized form is a part of a
+/// snapshot, which is taken where no turn runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
+pub struct Conversation<T> {
+    /// Finished entries. Shared with requests in flight.
+    entries: Arc<Vec<T>>,
+    /// Where each of them comes from; never goes back.
+    origins: Arc<Vec<Origin>>,
+    /// Inputs that no turn has taken yet.
+    waiting: BTreeMap<Seq, T>,
+    /// Calls of the last answer, until each has its result.
+    #[serde(skip)]
+    open: Vec<OpenCall<T>>,
+    /// Where those calls were asked for.
+    #[serde(skip)]
+    open_from: Origin,
+    /// The last turn.
+    turn: TurnId,
+    /// Where it began, while it runs.
+    #[serde(skip)]
+    turn_from: Option<Seq>,
+    /// What comes from events up to here is left out.
+    upto: Seq,
+    /// So many entries are left out.
+    left_out: usize,
+    /// The request for a summary that has no outcome yet: its answer is not part of this.
+    #[serde(skip)]
+    summary: Option<Seq>,
+}
+
+/// The event that brought an entry into the conversation, and its turn. A result comes from where its
+/// call does, so that no cut comes between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    seq: Seq,
+    turn: TurnId,
+}
+
+/// A call as a model asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    id: CallId,
+    tool: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct OpenCall<T> {
+    asked: Asked,
     intent: Option<Seq>,
-    result: Option<(String, Outcome)>,
+    result: Option<T>,
 }
 
 /// What the model reads of a call whose outcome is not recorded.
@@ -73,22 +136,109 @@ const NOT_RUN: &str = "not run: the turn ended before this call began";
 const NO_OUTCOME: &str = "no outcome: the call was interrupted";
 /// What the model reads of a tool that said nothing.
 const EMPTY: &str = "(no output)";
+/// What a model is told that sums up the conversation.
+const SUM_UP: &str = "Sum up the conversation up to here, for yourself: it will be left out, and only \
+    your summary will stand for it. Keep what the user wants, what was decided and found out, names, \
+    numbers and places that may matter later, and what is still open. Use at most 500 words, call no \
+    tool, and answer with nothing but the summary.";
+
+impl Entry for Message {
+    fn user(words: &str) -> Self {
+        Self::User(words.to_owned())
+    }
+
+    fn answer(response: &LlmResponse) -> Self {
+        Self::Assistant {
+            content: response.content.clone(),
+            calls: response.tool_calls.clone(),
+        }
+    }
+
+    fn result(asked: &Asked, content: &str, outcome: Outcome) -> Self {
+        Self::ToolResult {
+            call_id: asked.id.clone(),
+            tool: asked.tool.clone(),
+            content: content.to_owned(),
+            is_error: outcome.is_error(),
+        }
+    }
+}
+
+impl Message {
+    /// How long it is, bytes of text.
+    #[must_use]
+    pub fn characters(&self) -> usize {
+        match self {
+            Self::User(text) => text.len(),
+            Self::Assistant { content, calls } => size::of_answer(content, calls),
+            Self::ToolResult { content, .. } => content.len(),
+        }
+    }
+}
+
+impl<T> Default for Conversation<T> {
+    fn default() -> Self {
+        Self {
+            entries: Arc::default(),
+            origins: Arc::default(),
+            waiting: BTreeMap::new(),
+            open: Vec::new(),
+            open_from: Origin::default(),
+            turn: TurnId::default(),
+            turn_from: None,
+            upto: Seq::START,
+            left_out: 0,
+            summary: None,
+        }
+    }
+}
 
 impl Context {
+    /// The conversation as a request has to send it now.
+    #[must_use]
+    pub fn messages(&self) -> Arc<Vec<Message>> {
+        self.all()
+    }
+
+    /// What comes from events up to here, and the wish to have it summed up.
+    #[must_use]
+    pub fn to_sum_up(&self, upto: Seq) -> Arc<Vec<Message>> {
+        let first = self.entries.iter().take(self.first_after(upto)).cloned();
+        let wish = Message::User(SUM_UP.to_owned());
+        Arc::new(first.chain([wish]).collect())
+    }
+}
+
+impl<T: Entry> Conversation<T> {
     /// Takes in an event.
     pub fn evolve(&mut self, event: &Event) {
         match &event.fact {
             Fact::UserInput(input) => {
-                self.waiting.insert(event.seq, input.content.clone());
+                self.waiting.insert(event.seq, T::user(&input.content));
             }
-            Fact::TurnStarted { inputs, .. } => self.take_in(inputs),
-            Fact::LlmRequest(request) => self.take_in(&request.inputs),
-            Fact::LlmResponse(response) => self.answered(response),
+            Fact::TurnStarted { turn, inputs } => {
+                self.turn = *turn;
+                self.turn_from = Some(event.seq);
+                self.take_in(event.seq, inputs);
+            }
+            Fact::LlmRequest(request) => {
+                let is_summary = request.purpose != Purpose::Answer;
+                self.summary = is_summary.then_some(event.seq);
+                self.take_in(event.seq, &request.inputs);
+            }
+            Fact::LlmResponse(response) if self.summary == Some(response.of) => {
+                self.summary = None;
+            }
+            Fact::LlmResponse(response) => self.answered(event.seq, response),
             Fact::ToolCall(call) => self.call_opened(event.seq, &call.call_id),
             Fact::ToolResult(result) => {
                 self.call_done(result.of, &result.content, result.outcome);
             }
-            Fact::TurnFinished { .. } => self.close_step(),
+            Fact::ContextCompacted(compaction) => self.compact(compaction),
+            Fact::TurnFinished { .. } => {
+                self.close_step();
+                (self.turn_from, self.summary) = (None, None);
+            }
             Fact::SessionCreated(_)
             | Fact::ChildStarted(_)
             | Fact::Error(_)
@@ -96,7 +246,6 @@ impl Context {
             | Fact::ApprovalDecided(_)
             | Fact::WorkerRestarted { .. }
             | Fact::ModelSwitched(_)
-            | Fact::ContextCompacted(_)
             | Fact::Paused(_)
             | Fact::Resumed { .. }
             | Fact::BudgetReached(_)
@@ -108,41 +257,45 @@ impl Context {
         }
     }
 
-    /// The conversation as a request has to send it now.
-    #[must_use]
-    pub fn messages(&self) -> Arc<Vec<Message>> {
+    /// Every entry, those of calls without a result included.
+    fn all(&self) -> Arc<Vec<T>> {
         if self.open.is_empty() {
-            return Arc::clone(&self.messages);
+            return Arc::clone(&self.entries);
         }
         let mut whole = self.clone();
         whole.close_step();
-        whole.messages
+        whole.entries
     }
 
     /// Inputs enter the conversation, after whatever stands in it.
-    fn take_in(&mut self, inputs: &[Seq]) {
+    fn take_in(&mut self, seq: Seq, inputs: &[Seq]) {
         self.close_step();
         for input in inputs {
-            if let Some(content) = self.waiting.remove(input) {
-                self.push(Message::User(content));
+            if let Some(entry) = self.waiting.remove(input) {
+                self.push(self.from(seq), entry);
             }
         }
     }
 
-    fn answered(&mut self, response: &LlmResponse) {
+    fn answered(&mut self, seq: Seq, response: &LlmResponse) {
         self.close_step();
         if response.content.is_empty() && response.tool_calls.is_empty() {
             return;
         }
-        self.push(Message::Assistant {
-            content: response.content.clone(),
-            calls: response.tool_calls.clone(),
-        });
+        let origin = self.from(seq);
+        self.push(origin, T::answer(response));
+        if response.tool_calls.is_empty() {
+            return;
+        }
+        self.open_from = origin;
         self.open = response
             .tool_calls
             .iter()
             .map(|call| OpenCall {
-                call: call.clone(),
+                asked: Asked {
+                    id: call.id.clone(),
+                    tool: call.tool.clone(),
+                },
                 intent: None,
                 result: None,
             })
@@ -153,7 +306,7 @@ impl Context {
         let open = self
             .open
             .iter_mut()
-            .find(|open| open.intent.is_none() && open.call.id == *id);
+            .find(|open| open.intent.is_none() && open.asked.id == *id);
         if let Some(open) = open {
             open.intent = Some(intent);
         }
@@ -165,7 +318,8 @@ impl Context {
             .iter_mut()
             .find(|open| open.intent == Some(intent) && open.result.is_none());
         if let Some(open) = open {
-            open.result = Some((content.to_owned(), outcome));
+            let content = if content.is_empty() { EMPTY } else { content };
+            open.result = Some(T::result(&open.asked, content, outcome));
         }
         if self.open.iter().all(|open| open.result.is_some()) {
             self.close_step();
@@ -180,23 +334,69 @@ impl Context {
             } else {
                 NOT_RUN
             };
-            let (content, outcome) = open
-                .result
-                .unwrap_or_else(|| (missing.to_owned(), Outcome::Unknown));
-            self.push(Message::ToolResult {
-                call_id: open.call.id,
-                tool: open.call.tool,
-                content: if content.is_empty() {
-                    EMPTY.to_owned()
-                } else {
-                    content
-                },
-                is_error: outcome.is_error(),
-            });
+            let missing = || T::result(&open.asked, missing, Outcome::Unknown);
+            let result = open.result.clone().unwrap_or_else(missing);
+            self.push(self.open_from, result);
+        }
+        self.open_from = Origin::default();
+    }
+
+    /// Leaves out what comes from events up to there; what the running turn is about stays.
+    fn compact(&mut self, compaction: &Compaction) {
+        let upto = compaction.upto;
+        if upto <= self.upto {
+            return;
+        }
+        self.upto = upto;
+        if self.open_from.seq <= upto {
+            self.open.clear();
+            self.open_from = Origin::default();
+        }
+        let mut stays: Vec<_> = Vec::new();
+        for (origin, entry) in self.origins.iter().zip(self.entries.iter()) {
+            if origin.seq > upto || Some(origin.seq) == self.turn_from {
+                stays.push((*origin, entry.clone()));
+            } else if origin.seq != Seq::START {
+                self.left_out += 1;
+            }
+        }
+        let stand_in = match compaction.summary.as_deref().map(str::trim) {
+            Some(summary) if !summary.is_empty() => Some(summed_up(summary)),
+            Some(_) | None => (self.left_out > 0).then(|| left_out(self.left_out)),
+        };
+        let stand_in = stand_in.map(|text| (Origin::default(), T::user(&text)));
+        let (origins, entries) = stand_in.into_iter().chain(stays).unzip();
+        (self.origins, self.entries) = (Arc::new(origins), Arc::new(entries));
+    }
+
+    /// How many entries come from events up to there.
+    fn first_after(&self, upto: Seq) -> usize {
+        self.origins.partition_point(|origin| origin.seq <= upto)
+    }
+
+    const fn from(&self, seq: Seq) -> Origin {
+        Origin {
+            seq,
+            turn: self.turn,
         }
     }
 
-    fn push(&mut self, message: Message) {
-        Arc::make_mut(&mut self.messages).push(message);
+    fn push(&mut self, origin: Origin, entry: T) {
+        Arc::make_mut(&mut self.origins).push(origin);
+        Arc::make_mut(&mut self.entries).push(entry);
     }
+}
+
+/// What the model reads in the place of what was left out.
+fn left_out(entries: usize) -> String {
+    let (what, are) = if entries == 1 {
+        ("message", "is")
+    } else {
+        ("messages", "are")
+    };
+    format!("[{entries} earlier {what} {are} left out here: the conversation grew too long]")
+}
+
+fn summed_up(summary: &str) -> String {
+    format!("[The earlier conversation is left out here; this is its summary]\n{summary}")
 }

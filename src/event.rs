@@ -204,6 +204,13 @@ pub enum TurnStatus {
     OverBudget,
 }
 
+impl Failure {
+    /// Code of a conversation that the model's provider finds too long.
+    pub const TOO_LONG: &'static str = "model_context_too_long";
+    /// Code of a model that was not asked, because it had failed too often.
+    pub const NOT_ASKED: &'static str = "model_breaker_open";
+}
+
 impl Fact {
     /// The event's type name, the same on disk, on the wire and in logs.
     #[must_use]

@@ -15,6 +15,8 @@ pub enum Code {
     Conflict,
     /// Not in the state the session is in.
     InvalidState,
+    /// A budget is used up.
+    OverBudget,
     /// The daemon is stopping and takes no new work.
     Draining,
     /// The caller may not do this.
@@ -34,11 +36,12 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Overloaded,
         Self::NotFound,
         Self::Conflict,
         Self::InvalidState,
+        Self::OverBudget,
         Self::Draining,
         Self::Denied,
         Self::Quarantined,
@@ -56,6 +59,7 @@ impl Code {
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
             Self::InvalidState => "invalid_state",
+            Self::OverBudget => "over_budget",
             Self::Draining => "draining",
             Self::Denied => "denied",
             Self::Quarantined => "quarantined",
@@ -74,6 +78,7 @@ impl Code {
             Self::NotFound => -32002,
             Self::Conflict => -32003,
             Self::InvalidState => -32004,
+            Self::OverBudget => -32005,
             Self::Draining => -32006,
             Self::Denied => -32007,
             Self::Quarantined => -32008,
@@ -92,6 +97,7 @@ impl Code {
             Self::NotFound
             | Self::Conflict
             | Self::InvalidState
+            | Self::OverBudget
             | Self::Denied
             | Self::Quarantined
             | Self::InvalidParams

@@ -60,6 +60,8 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod budget;
+pub mod cache;
 pub mod chunk;
 pub mod cli;
 pub mod clock;

@@ -15,6 +15,8 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use crate::budget::Spending;
+
 pub use buckets::BUCKETS;
 pub use label::{Lane, Rejection, SessionState, SlowPolicy, Strays, TokenKind, WorkerKind};
 
@@ -27,6 +29,10 @@ const FIRST_TOKEN_SECONDS: &str = "impresario_model_time_to_first_token_seconds"
 const MODEL_CALLS: &str = "impresario_model_calls_total";
 const MODEL_TOKENS: &str = "impresario_model_tokens_total";
 const MODEL_COST: &str = "impresario_model_cost_micro_usd_total";
+const MODEL_SWITCHES: &str = "impresario_model_switches_total";
+const MODEL_CACHE: &str = "impresario_model_cache_total";
+const DEGRADED_ANSWERS: &str = "impresario_degraded_answers_total";
+const COMPACTIONS: &str = "impresario_context_compactions_total";
 const TOOL_CALLS: &str = "impresario_tool_calls_total";
 const TOOL_SECONDS: &str = "impresario_tool_duration_seconds";
 const BREAKER: &str = "impresario_tool_breaker";
@@ -52,6 +58,9 @@ const COMMIT_WRITES: &str = "impresario_commit_batch_writes";
 const COMMIT_SECONDS: &str = "impresario_commit_sync_seconds";
 const STORE_BYTES: &str = "impresario_store_bytes";
 const FEEDBACK: &str = "impresario_feedback_score";
+const BUDGETS_REACHED: &str = "impresario_budgets_reached_total";
+const TENANT_COST: &str = "impresario_tenant_cost_nano_usd_total";
+const TENANT_TOKENS: &str = "impresario_tenant_tokens_total";
 const REJECTED: &str = "impresario_rejected_total";
 const RECOVERIES: &str = "impresario_recoveries_total";
 const CONNECTIONS: &str = "impresario_control_connections";
@@ -111,6 +120,22 @@ fn describe_counters() {
         Unit::Count,
         "cost of model calls whose price is known, in millionths of a US dollar, by model"
     );
+    describe_counter!(
+        BUDGETS_REACHED,
+        Unit::Count,
+        "times that a model call did not fit into a budget, by scope and measure"
+    );
+    describe_counter!(
+        TENANT_COST,
+        Unit::Count,
+        "cost of model calls whose price is known, in thousand-millionths of a US dollar, by tenant; tenants that the settings do not name are other"
+    );
+    describe_counter!(
+        TENANT_TOKENS,
+        Unit::Count,
+        "tokens of model calls, by tenant; tenants that the settings do not name are other"
+    );
+    describe_answer_counters();
     describe_tool_counters();
     describe_counter!(
         WORKER_RESTARTS,
@@ -131,6 +156,30 @@ fn describe_counters() {
         RECOVERIES,
         Unit::Count,
         "unfinished sessions taken up again after a start"
+    );
+}
+
+/// How answers come about when it is not the first model that gives them.
+fn describe_answer_counters() {
+    describe_counter!(
+        MODEL_SWITCHES,
+        Unit::Count,
+        "times a turn went on with another model, by the models from and to"
+    );
+    describe_counter!(
+        MODEL_CACHE,
+        Unit::Count,
+        "requests of agents whose answers are kept, by model and result: hit or miss"
+    );
+    describe_counter!(
+        DEGRADED_ANSWERS,
+        Unit::Count,
+        "answers from the settings, because no model gave one, by agent"
+    );
+    describe_counter!(
+        COMPACTIONS,
+        Unit::Count,
+        "times a conversation was made shorter, by how: trim or summary"
     );
 }
 
@@ -268,6 +317,38 @@ pub fn model_tokens(model: &str, kind: TokenKind, tokens: u64) {
 pub fn model_cost(model: &str, usd: f64) {
     let micro = (usd.max(0.0) * 1e6).round() as u64;
     counter!(MODEL_COST, "model" => model.to_owned()).increment(micro);
+}
+
+/// Counts a model call that did not fit into a budget; the names are `Scope::name()` and
+/// `Measure::name()`.
+pub fn budget_reached(scope: &'static str, measure: &'static str) {
+    counter!(BUDGETS_REACHED, "scope" => scope, "measure" => measure).increment(1);
+}
+
+/// Adds to what a tenant spent. `tenant` must be one of the settings, or `other`.
+pub fn tenant_spent(tenant: &str, spent: Spending) {
+    counter!(TENANT_COST, "tenant" => tenant.to_owned()).increment(spent.nano_usd);
+    counter!(TENANT_TOKENS, "tenant" => tenant.to_owned()).increment(spent.tokens);
+}
+
+/// Counts a turn that goes on with another model.
+pub fn model_switched(from: &str, to: &str) {
+    counter!(MODEL_SWITCHES, "from" => from.to_owned(), "to" => to.to_owned()).increment(1);
+}
+
+/// Counts a request of an agent whose answers are kept; `result` is `hit` or `miss`.
+pub fn answer_cache_asked(model: &str, result: &'static str) {
+    counter!(MODEL_CACHE, "model" => model.to_owned(), "result" => result).increment(1);
+}
+
+/// Counts an answer from the settings.
+pub fn degraded_answer(agent: &str) {
+    counter!(DEGRADED_ANSWERS, "agent" => agent.to_owned()).increment(1);
+}
+
+/// Counts a conversation that was made shorter; `how` is `trim` or `summary`.
+pub fn context_compacted(how: &'static str) {
+    counter!(COMPACTIONS, "how" => how).increment(1);
 }
 
 /// Counts an ended tool call; `outcome` is `Outcome::name()`. `tool` must be a tool that exists:
@@ -484,6 +565,12 @@ mod tests {
         model_call_ended("m", "ok");
         model_tokens("m", TokenKind::Input, 1);
         model_cost("m", 0.5);
+        budget_reached("turn", "usd");
+        tenant_spent("default", Spending::NOTHING);
+        model_switched("m", "n");
+        answer_cache_asked("m", "hit");
+        degraded_answer("a");
+        context_compacted("trim");
         tool_call_ended("t", "ok", took);
         breaker("t", "open", &["closed", "open"]);
         breaker_opened("t");

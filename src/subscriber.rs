@@ -344,6 +344,7 @@ const fn end_for(code: Code) -> Option<EndReason> {
         Code::Overloaded
         | Code::Conflict
         | Code::InvalidState
+        | Code::OverBudget
         | Code::Denied
         | Code::InvalidParams
         | Code::Timeout

@@ -662,6 +662,7 @@ async fn a_child_that_nobody_wants_any_more_is_cancelled_at_the_start() {
         at: summary.updated_at,
         facts: vec![Fact::ToolResult(result)],
         summary,
+        spent: impresario::budget::Spending::NOTHING,
     };
     troupe.store.append(append).await.unwrap();
     let company = troupe.start().await;

@@ -434,6 +434,7 @@ async fn a_log_that_is_too_large_to_be_copied_at_once_says_so_and_can_be_forked_
             at: summary.updated_at,
             facts: vec![Fact::UserInput(input)],
             summary,
+            spent: impresario::budget::Spending::NOTHING,
         };
         store.append(append).await.unwrap();
     }

@@ -236,6 +236,51 @@ fn every_fault_is_said_at_once_with_its_key_and_its_origin() {
 }
 
 #[test]
+fn the_models_of_an_agent_and_what_stands_in_for_them_are_checked() {
+    let file = r#"
+        [models.warm]
+        provider = "openai"
+        model = "m"
+        temperature = 0.7
+        [models.cold]
+        provider = "openai"
+        model = "m"
+        temperature = 0
+        [models.small]
+        context_tokens = 1000
+        max_tokens = 1000
+        [agents.a]
+        model = "cold"
+        fallbacks = ["warm", "cold"]
+        degraded_answer = " "
+        answer_cache_ttl_ms = 1000
+        [agents.b]
+        model = "cold"
+        fallbacks = ["offlin"]
+        answer_cache_ttl_ms = 0
+        answer_cache_entries = 0
+        [sessions]
+        retry_within_ms = 0
+    "#;
+    let mut said: Vec<_> = problems(file)
+        .into_iter()
+        .map(|problem| format!("{}: {}", problem.key, problem.says))
+        .collect();
+    let expected = [
+        "agents.a.answer_cache_ttl_ms: an answer is only kept where the model would give it again; set models.warm.temperature = 0, or leave answer_cache_ttl_ms out",
+        "agents.a.degraded_answer: an empty answer is none; leave it out, and the turn fails",
+        "agents.a.fallbacks: 'cold' is asked twice",
+        "agents.b.answer_cache_entries: 0 is too small; at least 1",
+        "agents.b.answer_cache_ttl_ms: 0 is too small; at least 1",
+        "agents.b.fallbacks: there is no 'offlin'; did you mean 'offline'?",
+        "models.small.context_tokens: 1000 tokens have no room for an answer of 1000 (models.small.max_tokens)",
+        "sessions.retry_within_ms: 0 is too small; at least 1",
+    ];
+    said.sort();
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn a_file_that_is_not_toml_says_where() {
     let said = read("[limits]\nlive_sessions = = 3", &[], &[]).unwrap_err();
     assert!(
@@ -439,5 +484,88 @@ fn an_agent_that_is_a_tool_has_to_exist_and_may_lead_back_to_itself() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].key, key);
         assert!(found[0].says.contains(says), "{found:?}");
+    }
+}
+
+#[test]
+fn a_budget_that_is_none_is_said_with_its_key() {
+    let file = r#"
+        [limits]
+        budget_day = { seconds = 0 }
+        [agents.assistant.budget]
+        turn = { usd = 0.0, steps = 0 }
+        [agents.other]
+        model = "offline"
+        budget = { session = { tokn = 3 } }
+        [agents.third]
+        model = "offline"
+        budget = { on_reached = "stop" }
+        [tenants.acme.budget]
+        day = { usd = -1.0 }
+    "#;
+    let said = read(file, &[], &[]).unwrap_err();
+    let expected = [
+        "limits.budget_day.seconds: 0 is too small; at least 1",
+        "agents.assistant.budget.turn.usd: 0 is no budget; more than 0, or leave it out for no limit",
+        "agents.assistant.budget.turn.steps: 0 is too small; at least 1",
+        "agents.other.budget: unknown field `tokn`, expected one of `usd`, `tokens`, `steps`, `seconds`",
+        "agents.third.budget: unknown variant `stop`, expected `pause` or `fail`",
+        "tenants.acme.budget.day.usd: -1 is no budget; more than 0, or leave it out for no limit",
+    ];
+    for one in expected {
+        assert!(said.contains(one), "missing: {one}\nin:\n{said}");
+    }
+}
+
+#[test]
+fn a_budget_of_money_needs_the_price_of_every_model_that_spends_it() {
+    let models = r#"
+        [models.cheap]
+        provider = "openai"
+        model = "no-such-model"
+        [models.known]
+        provider = "openai"
+        model = "gpt-4o-mini"
+        [agents.helper]
+        model = "cheap"
+        [tools.ask]
+        kind = "agent"
+        agent = "helper"
+        description = "asks"
+        [agents.lead]
+        model = "known"
+    "#;
+    let lead = |rest: &str| format!("{models}{rest}");
+    let cases = [
+        // It spends nothing of anybody's money.
+        ("budget.session = { usd = 1.0 }", None),
+        (
+            "tools = [\"ask\"]\nbudget.turn = { usd = 1.0 }",
+            Some("agents.lead.budget.turn.usd"),
+        ),
+        (
+            "[tenants.acme]\nbudget.total = { usd = 9.0 }",
+            Some("tenants.acme.budget.total.usd"),
+        ),
+        (
+            "[limits]\ntenant_budget_day = { usd = 9.0 }",
+            Some("limits.tenant_budget_day.usd"),
+        ),
+        ("[limits]\ntenant_budget_day = { tokens = 9 }", None),
+    ];
+    for (rest, needs) in cases {
+        let said = read(&lead(rest), &[], &[]);
+        let Some(budget) = needs else {
+            assert!(said.is_ok(), "{rest}: {said:?}");
+            continue;
+        };
+        let said = said.unwrap_err();
+        let faults: Vec<_> = said.lines().filter(|line| line.starts_with(' ')).collect();
+        assert_eq!(faults.len(), 1, "{rest}: {said}");
+        assert!(
+            said.contains("models.cheap.prices: the price is not known"),
+            "{said}"
+        );
+        assert!(said.contains(budget), "{said}");
     }
 }

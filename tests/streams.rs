@@ -350,6 +350,7 @@ async fn a_reader_of_a_session_set_aside_gets_its_log_and_the_reason_to_end() {
         at: summary.updated_at,
         facts: vec![Fact::Released { by: None }],
         summary,
+        spent: impresario::budget::Spending::NOTHING,
     };
     impresario::store::EventStore::append(stage.store.as_ref(), append)
         .await

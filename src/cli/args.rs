@@ -122,6 +122,12 @@ pub(super) enum Ask {
     Show { session: String },
     /// Say what a session does, what it waits for, and who holds that
     Why { session: String },
+    /// Show what a session may spend and has spent, or allow it more
+    Budget {
+        session: String,
+        #[command(flatten)]
+        raise: BudgetRaise,
+    },
     /// Cancel the running turn
     Cancel { session: String },
     #[command(flatten)]
@@ -210,6 +216,28 @@ pub(super) enum Finished {
     Idle,
     /// It takes no more input.
     Closed,
+}
+
+/// More that may be spent.
+#[derive(Clone, Debug, Args)]
+pub(super) struct BudgetRaise {
+    /// Allow so much more money, USD
+    #[arg(long, value_name = "USD")]
+    pub(super) add_usd: Option<f64>,
+    /// Allow so many more tokens
+    #[arg(long, value_name = "N")]
+    pub(super) add_tokens: Option<u64>,
+    /// Allow so many more steps
+    #[arg(long, value_name = "N")]
+    pub(super) add_steps: Option<u64>,
+    /// Allow so much more time, seconds
+    #[arg(long, value_name = "N")]
+    pub(super) add_seconds: Option<u64>,
+    /// Raise the budget of the turn that runs or is paused, not the session's
+    #[arg(long)]
+    pub(super) turn: bool,
+    #[command(flatten)]
+    pub(super) by: By,
 }
 
 /// An input, and whether to wait for what comes of it.

@@ -10,8 +10,8 @@ use crate::cli::screen::{Screen, Style, short, table};
 use crate::control::client::Client;
 use crate::control::wire::{
     AgentList, Done, Event, EventPage, EventsOf, Gauge, ListSessions, Method, ModelList, OnSlow,
-    OneSession, PendingApproval, Session, SessionList, Status, StreamItem, Subscribe, ToolCall,
-    ToolList, schema,
+    OneSession, PendingApproval, Prices, Session, SessionList, Status, StreamItem, Subscribe,
+    ToolCall, ToolList, schema,
 };
 use crate::daemon::Exit;
 use crate::settings::{Environment, Layers, LoadError, load};
@@ -223,9 +223,10 @@ pub(super) async fn agents(client: &Client, screen: &mut Screen) -> Result<Exit>
     let list: AgentList = client.call(Method::AgentList, Done {}).await?;
     let head = ["AGENT", "MODEL", "TOOLS", "DESCRIPTION"];
     rows(screen, &head, &list.agents, |it| {
+        let models = std::iter::once(&it.model).chain(&it.fallbacks);
         vec![
             it.name.clone(),
-            it.model.clone(),
+            models.cloned().collect::<Vec<_>>().join(","),
             it.tools.join(","),
             short(&it.description, 80),
         ]
@@ -235,9 +236,33 @@ pub(super) async fn agents(client: &Client, screen: &mut Screen) -> Result<Exit>
 /// `models`.
 pub(super) async fn models(client: &Client, screen: &mut Screen) -> Result<Exit> {
     let list: ModelList = client.call(Method::ModelList, Done {}).await?;
-    rows(screen, &["NAME", "PROVIDER", "MODEL"], &list.models, |it| {
-        vec![it.name.clone(), it.provider.clone(), it.model.clone()]
+    let head = [
+        "NAME",
+        "PROVIDER",
+        "MODEL",
+        "USD PER MILLION TOKENS",
+        "BREAKER",
+        "LEFT",
+    ];
+    rows(screen, &head, &list.models, |it| {
+        let prices = it.prices.map_or_else(|| "unknown".to_owned(), prices);
+        vec![
+            it.name.clone(),
+            it.provider.clone(),
+            it.model.clone(),
+            prices,
+            it.breaker.clone(),
+            it.left.to_string(),
+        ]
     })
+}
+
+fn prices(prices: Prices) -> String {
+    let cached = prices.cached.unwrap_or(prices.input);
+    format!(
+        "{} in, {cached} cached, {} out",
+        prices.input, prices.output
+    )
 }
 
 /// `status`.

@@ -6,6 +6,7 @@
 mod act;
 mod args;
 mod asking;
+mod budget;
 mod follow;
 mod guide;
 mod list;
@@ -200,6 +201,7 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         }
         Ask::Show { session } => look::show(client, screen, session).await,
         Ask::Why { session } => why::why(client, screen, session).await,
+        Ask::Budget { session, raise } => budget::budget(client, screen, session, raise).await,
         Ask::Cancel { session } => act::cancel(client, screen, session).await,
         Ask::Guide(command) => guide::carry_out(client, screen, command).await,
         Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,

@@ -3,14 +3,15 @@
 //! Fed with wire items by `run`, `chat` and `attach`. Shows every byte of an answer once: when an
 //! answer was seen in part, the rest of it and no more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use crate::cli::remark;
 use crate::cli::screen::{Screen, Style, short};
 use crate::control::wire::{
-    ApprovalDecided, ApprovalRequested, ChildStarted, Event, LlmRequest, LlmResponse, Problem,
-    Quarantined, StreamItem, ToolCall, ToolResult, TurnFinished, UserInput, WorkerRestarted,
+    ApprovalDecided, ApprovalRequested, BudgetReached, ChildStarted, Event, LlmRequest,
+    LlmResponse, Problem, Quarantined, StreamItem, ToolCall, ToolResult, TurnFinished, UserInput,
+    WorkerRestarted,
 };
 
 /// A result or arguments longer than this are shown in part.
@@ -31,6 +32,8 @@ pub(super) struct Printer {
     inputs: Inputs,
     /// Bytes shown of each answer in flight, by its intent.
     shown: HashMap<u64, u64>,
+    /// Requests for a summary that has not come yet: what answers them is no answer to anybody.
+    summaries: HashSet<u64>,
     /// The last event that passed.
     last_event: Option<u64>,
     /// Pieces of an answer whose intent has not passed yet: an answer may begin before the events
@@ -50,6 +53,7 @@ impl Printer {
         Self {
             inputs,
             shown: HashMap::new(),
+            summaries: HashSet::new(),
             last_event: None,
             early: Vec::new(),
         }
@@ -143,6 +147,13 @@ impl Printer {
         screen: &mut Screen<O, E>,
     ) -> io::Result<()> {
         match event.kind.as_str() {
+            "llm_request" => {
+                let request: Option<LlmRequest> = event.read();
+                if request.is_some_and(|it| it.summary_upto.is_some()) {
+                    self.summaries.insert(event.seq);
+                }
+                remark(event).map_or(Ok(()), |remark| screen.note(&remark))
+            }
             "llm_response" => self.response(event, screen),
             "user_input" if self.inputs == Inputs::Shown => {
                 let input: Option<UserInput> = event.read();
@@ -175,6 +186,10 @@ impl Printer {
         let Some(response) = event.read::<LlmResponse>() else {
             return Ok(());
         };
+        if self.summaries.remove(&response.of) {
+            let summary = short(&response.content, SHORT);
+            return screen.note(&format!("✂ {summary}"));
+        }
         let shown = self.shown.remove(&response.of).unwrap_or(0);
         let rest = usize::try_from(shown)
             .ok()
@@ -201,6 +216,9 @@ fn remark(event: &Event) -> Option<String> {
     match event.kind.as_str() {
         "llm_request" => {
             let request: LlmRequest = event.read()?;
+            if let Some(upto) = request.summary_upto {
+                return Some(format!("✂ {} sums up events 1 to {upto}", request.model));
+            }
             let again = request.attempt > 1;
             again.then(|| format!("… asks {} again, try {}", request.model, request.attempt))
         }
@@ -229,6 +247,10 @@ fn remark(event: &Event) -> Option<String> {
             let went_well = finished.status == "completed";
             (!went_well).then(|| format!("the turn was {}", verb(&finished.status)))
         }
+        "budget_reached" => {
+            let reached: BudgetReached = event.read()?;
+            Some(used_up(&event.session, &reached))
+        }
         "quarantined" => {
             let quarantined: Quarantined = event.read()?;
             Some(format!("the session was set aside: {}", quarantined.reason))
@@ -237,6 +259,22 @@ fn remark(event: &Event) -> Option<String> {
         "session_closed" => Some("the session is closed".to_owned()),
         _ => remark::of_guidance(event),
     }
+}
+
+/// What can be done is what `why` says; here stands the command for it.
+fn used_up(session: &str, reached: &BudgetReached) -> String {
+    let BudgetReached {
+        scope,
+        measure,
+        limit,
+        spent,
+        needed,
+        ..
+    } = reached;
+    let what = format!(
+        "the budget of the {scope} is used up: {spent} of {limit} {measure}, and the next call may take {needed}"
+    );
+    format!("⏸ {what}; `impresario why {session}` says what to do")
 }
 
 fn question(session: &str, asked: &ApprovalRequested) -> String {
@@ -410,6 +448,37 @@ mod tests {
         assert_eq!(
             err,
             "→ calc {\"expression\":\"17*23\"}\n← 391\n! busy (model_overloaded)\n"
+        );
+    }
+
+    #[test]
+    fn a_switch_and_a_summary_stand_beside_the_answer() {
+        let mut request = event(
+            "llm_request",
+            json!({"turn": 2, "step": 1, "attempt": 1, "model": "m", "summary_upto": 3}),
+        );
+        if let StreamItem::Event { event, .. } = &mut request {
+            event.seq = 4;
+        }
+        let (out, err) = print(&[
+            request,
+            response("they talked"),
+            event(
+                "context_compacted",
+                json!({"upto": 3, "summary": "they talked"}),
+            ),
+            event(
+                "model_switched",
+                json!({"turn": 2, "from": "m", "to": "n", "reason": "busy (model_overloaded)"}),
+            ),
+            response("hello"),
+        ]);
+        assert_eq!(out, "hello\n");
+        assert_eq!(
+            err,
+            "✂ m sums up events 1 to 3\n✂ they talked\n\
+             ✂ from here on the model sees a summary in place of what came up to event 3\n\
+             ⇄ asks n instead of m: busy (model_overloaded)\n"
         );
     }
 

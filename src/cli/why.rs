@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::cli::remark;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::Client;
-use crate::control::wire::{Method, OneSession, PlaceHolder, Reason, Why};
+use crate::control::wire::{BudgetReached, Method, OneSession, PlaceHolder, Reason, Why};
 use crate::daemon::Exit;
 
 /// Says it.
@@ -39,8 +39,21 @@ fn lines(reason: &Reason, session: &str) -> Vec<String> {
             remark::how(pause)
         )],
         Reason::Place { .. } => place(reason),
-        Reason::Model { call, since_ms } => {
-            vec![format!("model call {call}, for {}", time(*since_ms))]
+        Reason::Model {
+            call,
+            model,
+            instead_of,
+            since_ms,
+        } => {
+            let instead = if instead_of.is_empty() {
+                String::new()
+            } else {
+                format!(", since {} gave no answer", instead_of.join(", "))
+            };
+            let time = time(*since_ms);
+            vec![format!(
+                "call {call} of the model {model}, for {time}{instead}"
+            )]
         }
         Reason::Tool {
             call,
@@ -61,11 +74,32 @@ fn lines(reason: &Reason, session: &str) -> Vec<String> {
             "the provider's limits let the next call of the model {model} pass in {}",
             time(*for_ms)
         )],
+        Reason::Budget { reached, says } => budget(reached, says, session),
         Reason::Draining => {
             vec!["the daemon is draining; it goes on after the next start".to_owned()]
         }
         Reason::Waking => vec!["it is on its way into memory".to_owned()],
     }
+}
+
+fn budget(reached: &BudgetReached, says: &str, session: &str) -> Vec<String> {
+    let then = match (reached.scope.as_str(), &reached.until) {
+        ("turn", _) => {
+            format!(
+                "`impresario budget {session} --turn --add-{} …` allows more",
+                reached.measure
+            )
+        }
+        ("session", _) => {
+            format!(
+                "`impresario budget {session} --add-{} …` allows more",
+                reached.measure
+            )
+        }
+        (_, Some(until)) => format!("it goes on at {until}, or when the settings allow more"),
+        (_, None) => "it goes on when the settings allow more".to_owned(),
+    };
+    vec![says.to_owned(), format!("  {then}")]
 }
 
 fn place(reason: &Reason) -> Vec<String> {

@@ -22,8 +22,8 @@ use crate::control::pump::Feed;
 use crate::control::server::Order;
 use crate::control::wire::{
     Agent, AgentList, Backup, BackupDone, CallTool, Done, ErrorObject, Gauge, Hello, HelloAnswer,
-    Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, ReloadDone, Request, Shutdown,
-    Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, Prices, ReloadDone, Request,
+    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 use crate::fault::{Code, Fault};
 use crate::runtime::{self, Impresario, Subscription};
@@ -76,7 +76,8 @@ pub(super) async fn call(
         | Method::SessionApprove
         | Method::SessionClose
         | Method::SessionDelete
-        | Method::SessionRelease => session::of_sessions(company, method, request).await,
+        | Method::SessionRelease
+        | Method::SessionBudget => session::of_sessions(company, method, request).await,
     }
 }
 
@@ -307,6 +308,7 @@ fn agents(company: &Impresario) -> AgentList {
         name: agent.name,
         description: agent.description,
         model: agent.model,
+        fallbacks: agent.fallbacks,
         tools: agent.tools,
     };
     AgentList {
@@ -319,6 +321,13 @@ fn models(company: &Impresario) -> ModelList {
         name: model.name,
         provider: model.provider,
         model: model.model,
+        prices: model.prices.map(|prices| Prices {
+            input: prices.input,
+            cached: prices.cached,
+            output: prices.output,
+        }),
+        breaker: model.breaker.name().to_owned(),
+        left: model.left,
     };
     ModelList {
         models: company.models().into_iter().map(model).collect(),

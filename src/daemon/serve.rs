@@ -186,6 +186,7 @@ async fn rest(company: &Impresario, grace: Duration) -> Exit {
                 | Code::NotFound
                 | Code::Conflict
                 | Code::InvalidState
+                | Code::OverBudget
                 | Code::Draining
                 | Code::Denied
                 | Code::Quarantined

@@ -37,6 +37,8 @@ pub struct Spent {
     pub usage: Usage,
     /// Cost, where every price was known.
     pub cost_usd: Option<f64>,
+    /// Steps of their turns.
+    pub steps: u64,
 }
 
 impl Spent {
@@ -49,6 +51,7 @@ impl Spent {
             reasoning: 0,
         },
         cost_usd: Some(0.0),
+        steps: 0,
     };
 
     /// The sum of both.
@@ -60,6 +63,7 @@ impl Spent {
                 .cost_usd
                 .zip(other.cost_usd)
                 .map(|(one, other)| one + other),
+            steps: self.steps.saturating_add(other.steps),
         }
     }
 }

@@ -83,6 +83,8 @@ pub enum FinishReason {
     Length,
     /// The provider's filter ended it.
     ContentFilter,
+    /// No model answered: it is the text that the settings have for that.
+    Degraded,
     /// Anything else, in the provider's word.
     Other(String),
 }

@@ -176,6 +176,7 @@ impl FinishReason {
             Self::ToolCalls => "tool_calls",
             Self::Length => "length",
             Self::ContentFilter => "content_filter",
+            Self::Degraded => "degraded",
             Self::Other(word) => word,
         }
     }
@@ -188,6 +189,7 @@ impl FinishReason {
             "tool_calls" => Self::ToolCalls,
             "length" => Self::Length,
             "content_filter" => Self::ContentFilter,
+            "degraded" => Self::Degraded,
             other => Self::Other(other.to_owned()),
         }
     }

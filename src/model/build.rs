@@ -8,17 +8,13 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::event::Usage;
 use crate::model::Model;
 use crate::model::offline::Offline;
 use crate::model::provider::{HttpModel, NoClient, Protocol};
 use crate::model::scripted::Scripted;
 use crate::model::scripted::format::{BadScript, Script};
 use crate::model::watch::{Watchdogs, Watched};
-use crate::settings::{ModelSettings, PriceSettings, Provider};
-
-/// Prices are for so many tokens.
-const PRICED_TOKENS: f64 = 1_000_000.0;
+use crate::settings::{ModelSettings, Provider};
 
 /// Why a model of the settings cannot be used. `NAME` is its name in the settings.
 #[derive(Debug, thiserror::Error)]
@@ -120,27 +116,6 @@ pub fn build(
         Provider::Ollama => Arc::new(http(name, settings, Protocol::Ollama, key)?),
     };
     Ok(Arc::new(Watched::new(model, Watchdogs::from(settings))))
-}
-
-/// What these tokens cost, USD: `(input - cached) · price.input + cached · price.cached + output ·
-/// price.output`, each price per million tokens. Without a price for cached tokens they cost as
-/// much as others. Reasoning is part of the output.
-#[must_use]
-pub fn cost_usd(prices: &PriceSettings, usage: &Usage) -> f64 {
-    let cached = usage.cached.min(usage.input);
-    let cached_price = prices.cached.unwrap_or(prices.input);
-    let sum = float(usage.input - cached) * prices.input
-        + float(cached) * cached_price
-        + float(usage.output) * prices.output;
-    sum / PRICED_TOKENS
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "exact up to 2^53 tokens, far more than anybody pays for"
-)]
-const fn float(tokens: u64) -> f64 {
-    tokens as f64
 }
 
 fn scripted(name: &str, settings: &ModelSettings) -> Result<Scripted, BuildError> {
@@ -247,27 +222,6 @@ mod tests {
     fn refusal(settings: &ModelSettings, key: Option<&str>) -> String {
         let key = key.map(SecretString::from);
         build("main", settings, key).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn cost_counts_cached_tokens_at_their_own_price() {
-        let prices = PriceSettings {
-            input: 3.0,
-            cached: Some(0.3),
-            output: 15.0,
-        };
-        let usage = Usage {
-            input: 10_000,
-            cached: 8_000,
-            output: 500,
-            reasoning: 400,
-        };
-        assert!((cost_usd(&prices, &usage) - 0.0159).abs() < 1e-12);
-        let without = PriceSettings {
-            cached: None,
-            ..prices
-        };
-        assert!((cost_usd(&without, &usage) - 0.0375).abs() < 1e-12);
     }
 
     #[test]

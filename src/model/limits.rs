@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::event::Usage;
 use crate::id::SessionId;
 use crate::metric;
-use crate::model::{ModelError, ModelErrorKind, Request};
+use crate::model::{Message, ModelError, ModelErrorKind, Request, ToolDefinition};
 use crate::rate::Rate;
 use crate::settings::ModelSettings;
 
@@ -397,7 +397,7 @@ fn verdict(breaker: &mut Breaker, kind: ModelErrorKind, pass: Pass, now: Duratio
         | ModelErrorKind::Garbage
         | ModelErrorKind::Unauthorized => breaker.failed(pass, now),
         // It answered, and did not like the request.
-        ModelErrorKind::Rejected => {
+        ModelErrorKind::Rejected | ModelErrorKind::ContextTooLong => {
             breaker.succeeded(pass);
             false
         }
@@ -424,31 +424,13 @@ impl Drop for Leave {
 /// About how many tokens a request will cost, its answer included.
 fn estimate(request: &Request) -> u32 {
     let system = request.system.as_ref().map_or(0, String::len);
-    let messages: usize = request.messages.iter().map(characters).sum();
-    let tools: usize = request
-        .tools
-        .iter()
-        .map(|tool| tool.description.len() + tool.parameters.to_string().len())
-        .sum();
+    let messages: usize = request.messages.iter().map(Message::characters).sum();
+    let tools: usize = request.tools.iter().map(ToolDefinition::characters).sum();
     let read = (system + messages + tools).div_ceil(CHARACTERS);
     let written = request.sampling.max_tokens.unwrap_or(ANSWER);
     u32::try_from(read)
         .unwrap_or(u32::MAX)
         .saturating_add(written)
-}
-
-fn characters(message: &crate::context::Message) -> usize {
-    use crate::context::Message;
-    match message {
-        Message::User(text) => text.len(),
-        Message::Assistant { content, calls } => {
-            let calls = calls
-                .iter()
-                .map(|call| call.tool.len() + call.arguments.len());
-            content.len() + calls.sum::<usize>()
-        }
-        Message::ToolResult { content, .. } => content.len(),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! touches a log.
 
 mod build;
+pub mod kept;
 pub mod limits;
 pub mod offline;
 pub mod provider;
@@ -15,12 +16,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::{FinishReason, RequestedCall, Usage};
+use crate::event::{Failure, FinishReason, RequestedCall, Usage};
 use futures_util::stream::BoxStream;
 
 pub use crate::context::{Message, ToolDefinition};
 
-pub use self::build::{BuildError, build, cost_usd};
+pub use self::build::{BuildError, build};
 
 /// What a model is asked: the whole conversation and the tools.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +108,8 @@ pub enum ModelErrorKind {
     Unauthorized,
     /// 400, 404, 422: the provider does not accept this request.
     Rejected,
+    /// The provider says that the conversation does not fit.
+    ContextTooLong,
     /// The model worker itself failed.
     Crashed,
     /// The model had failed too often, and was not asked.
@@ -129,7 +132,8 @@ impl ModelErrorKind {
             Self::Unauthorized => "model_unauthorized",
             Self::Rejected => "model_rejected",
             Self::Crashed => "model_crashed",
-            Self::BreakerOpen => "model_breaker_open",
+            Self::ContextTooLong => Failure::TOO_LONG,
+            Self::BreakerOpen => Failure::NOT_ASKED,
         }
     }
 
@@ -147,7 +151,7 @@ impl ModelErrorKind {
             | Self::Garbage
             | Self::Crashed
             | Self::BreakerOpen => true,
-            Self::Unauthorized | Self::Rejected => false,
+            Self::Unauthorized | Self::Rejected | Self::ContextTooLong => false,
         }
     }
 }

@@ -196,6 +196,7 @@ fn too_slow(kind: ModelErrorKind, limit: Duration) -> ModelError {
         | ModelErrorKind::Garbage
         | ModelErrorKind::Unauthorized
         | ModelErrorKind::Rejected
+        | ModelErrorKind::ContextTooLong
         | ModelErrorKind::Crashed
         | ModelErrorKind::BreakerOpen => "call_timeout_ms",
     };

@@ -159,7 +159,8 @@ impl Redactor {
                 known @ (FinishReason::Stop
                 | FinishReason::ToolCalls
                 | FinishReason::Length
-                | FinishReason::ContentFilter) => known,
+                | FinishReason::ContentFilter
+                | FinishReason::Degraded) => known,
             },
             ..response
         }

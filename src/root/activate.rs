@@ -9,14 +9,15 @@ use tracing::{error, info};
 
 use super::family;
 use crate::admission::{Claim, Lane, Place};
+use crate::budget::Spending;
 use crate::event::{Event, Fact, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::metric::{self, Rejection};
-use crate::session::shared::Shared;
+use crate::session::shared::{Shared, rules};
 use crate::session::{Began, Loaded, SessionError, load, summary};
 use crate::store::{Append, Blame, StoreError};
-use crate::turn::{ChildLimits, Input, Rules};
+use crate::turn::Input;
 
 /// So long a child waits for room in memory.
 const CHILD_WAIT: Duration = Duration::from_secs(2);
@@ -205,15 +206,7 @@ async fn append(
 ) -> Result<(), StoreError> {
     let after = loaded.turn.head();
     let at = shared.clock.now();
-    let settings = &shared.cast().sessions;
-    let rules = Rules {
-        model: String::new(),
-        max_steps: settings.max_steps,
-        max_attempts: settings.max_attempts,
-        queued_inputs: settings.queued_inputs,
-        tools: Arc::default(),
-        children: ChildLimits::default(),
-    };
+    let rules = rules(&shared.cast().sessions);
     let Ok(facts) = loaded.turn.decide(input, at, &rules) else {
         return Ok(());
     };
@@ -227,6 +220,7 @@ async fn append(
         at,
         facts,
         summary,
+        spent: Spending::NOTHING,
     });
     ack.await.map(drop)
 }

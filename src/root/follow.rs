@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::event::{Event, Fact, Spent};
+use crate::budget;
+use crate::event::{Event, Fact, LlmRequest, LlmResponse, Purpose, Spent};
 use crate::id::{Seq, TurnId};
 use crate::session::company::{ChildEnd, Person};
 
@@ -14,7 +15,12 @@ pub(super) struct Follower {
     progress: Seq,
     input: Option<Seq>,
     turn: Option<TurnId>,
+    /// The last step that was counted.
+    step: u32,
+    steps: u64,
     words: String,
+    /// The request for a summary that has no answer yet.
+    summary: Option<Seq>,
     trouble: Option<String>,
     asked: BTreeSet<Seq>,
     paused: bool,
@@ -29,7 +35,10 @@ impl Follower {
             progress: Seq::START,
             input: None,
             turn: None,
+            step: 0,
+            steps: 0,
             words: String::new(),
+            summary: None,
             trouble: None,
             asked: BTreeSet::new(),
             paused: false,
@@ -76,12 +85,8 @@ impl Follower {
                 self.input = Some(event.seq);
             }
             Fact::TurnStarted { turn, inputs } => self.turn_started(*turn, inputs),
-            Fact::LlmRequest(request) => {
-                if self.is_among(&request.inputs) {
-                    self.turn = Some(request.turn);
-                }
-            }
-            Fact::LlmResponse(response) => self.words.clone_from(&response.content),
+            Fact::LlmRequest(request) => self.model_asked(event.seq, request),
+            Fact::LlmResponse(response) => self.model_answered(response),
             Fact::Error(failure) => self.trouble = Some(failure.message.clone()),
             Fact::ApprovalRequested(request) => {
                 self.asked.insert(request.of);
@@ -105,18 +110,21 @@ impl Follower {
                     spent: Spent {
                         usage: *usage,
                         cost_usd: *cost_usd,
+                        steps: self.steps,
                     },
                 });
             }
+            Fact::ToolResult(result) => {
+                self.steps += result.spent.map_or(0, |spent| spent.steps);
+            }
+            Fact::BudgetReached(reached) => self.trouble = Some(budget::says(reached)),
             Fact::UserInput(_)
             | Fact::SessionCreated(_)
             | Fact::ToolCall(_)
-            | Fact::ToolResult(_)
             | Fact::ChildStarted(_)
             | Fact::WorkerRestarted { .. }
             | Fact::ModelSwitched(_)
             | Fact::ContextCompacted(_)
-            | Fact::BudgetReached(_)
             | Fact::BudgetRaised(_)
             | Fact::Feedback(_)
             | Fact::TurnFinished { .. }
@@ -130,8 +138,27 @@ impl Follower {
         self.input.is_some_and(|input| inputs.contains(&input))
     }
 
+    fn model_asked(&mut self, seq: Seq, request: &LlmRequest) {
+        if self.is_among(&request.inputs) {
+            self.turn = Some(request.turn);
+        }
+        if request.step > self.step {
+            self.step = request.step;
+            self.steps += 1;
+        }
+        let is_summary = request.purpose != Purpose::Answer;
+        self.summary = is_summary.then_some(seq);
+    }
+
+    fn model_answered(&mut self, response: &LlmResponse) {
+        if self.summary != Some(response.of) {
+            self.words.clone_from(&response.content);
+        }
+    }
+
     fn turn_started(&mut self, turn: TurnId, inputs: &[Seq]) {
         self.turn = self.is_among(inputs).then_some(turn);
+        (self.step, self.steps) = (0, 0);
         self.words.clear();
         self.trouble = None;
     }

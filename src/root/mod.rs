@@ -422,6 +422,7 @@ impl State {
         self.failures.remove(&id);
         self.shared.alarms.set(id, None);
         self.shared.census.is_not_paused(id);
+        self.shared.ledger.forget(id);
         self.quarantined.remove(&id);
         self.shared.census.set_quarantined(self.quarantined.len());
         if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use secrecy::SecretString;
 
+use super::agent::Agent;
 use super::models::Casting;
 use super::parts::{Parts, Source};
 use super::reload::{Names, Standing};
@@ -15,8 +16,9 @@ use crate::model::Model;
 use crate::model::limits::Limits;
 use crate::root::RootHandle;
 use crate::session::cast::Cast;
+use crate::session::ledger::Ledger;
 use crate::session::shared::{Alarms, Census, Lanes, Phase, Restarts, Shared};
-use crate::settings::{AgentSettings, Environment, Settings, ToolSettings};
+use crate::settings::{Environment, PriceSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
 use crate::tool::build::ToolEnvironment;
 use crate::tool::mcp::Server;
@@ -53,13 +55,6 @@ pub struct Builder {
     own: Parts,
     clock: Arc<dyn Clock>,
     secrets: Vec<SecretString>,
-}
-
-/// A named profile: model, instructions, tools.
-#[derive(Clone, Debug)]
-pub struct Agent {
-    name: String,
-    settings: AgentSettings,
 }
 
 /// Why a company did not begin.
@@ -127,48 +122,6 @@ pub enum StartError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
-impl Agent {
-    /// An agent with this name, the model `offline`, and no tools.
-    #[must_use]
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            settings: AgentSettings {
-                model: "offline".to_owned(),
-                ..AgentSettings::default()
-            },
-        }
-    }
-
-    /// The name of its model.
-    #[must_use]
-    pub fn model(mut self, model: impl Into<String>) -> Self {
-        self.settings.model = model.into();
-        self
-    }
-
-    /// Instructions that stand before the conversation.
-    #[must_use]
-    pub fn system(mut self, system: impl Into<String>) -> Self {
-        self.settings.system = system.into();
-        self
-    }
-
-    /// What it is for, for people.
-    #[must_use]
-    pub fn description(mut self, description: impl Into<String>) -> Self {
-        self.settings.description = description.into();
-        self
-    }
-
-    /// The names of its tools.
-    #[must_use]
-    pub fn tools<S: Into<String>>(mut self, tools: impl IntoIterator<Item = S>) -> Self {
-        self.settings.tools = tools.into_iter().map(Into::into).collect();
-        self
-    }
-}
-
 impl Default for Builder {
     fn default() -> Self {
         let mut builder = Self {
@@ -213,7 +166,8 @@ impl Builder {
     /// Adds an agent.
     #[must_use]
     pub fn agent(mut self, agent: Agent) -> Self {
-        self.own.agents.insert(agent.name, agent.settings);
+        let (name, settings) = agent.into_settings();
+        self.own.agents.insert(name, settings);
         self
     }
 
@@ -264,6 +218,26 @@ impl Builder {
             if let Some(casting) = parts.models.get_mut(model) {
                 casting.limits = limits;
             }
+        }
+        self
+    }
+
+    /// What the model with this name costs. Without, no cost is recorded of it. A name that is no
+    /// model's is left out.
+    #[must_use]
+    pub fn prices(mut self, model: &str, prices: PriceSettings) -> Self {
+        if let Some(casting) = self.own.models.get_mut(model) {
+            casting.prices = Some(prices);
+        }
+        self
+    }
+
+    /// How many tokens a request to the model with this name and its answer may have together. A name
+    /// that is no model's is left out.
+    #[must_use]
+    pub fn context_tokens(mut self, model: &str, tokens: u64) -> Self {
+        if let Some(casting) = self.own.models.get_mut(model) {
+            casting.context_tokens = Some(tokens);
         }
         self
     }
@@ -322,6 +296,12 @@ impl Builder {
         let cast = parts.cast(&self.settings, &Cast::default(), &self.clock)?;
         cast.set_doors();
         let store = open(self.keep, &self.settings, &self.clock).await?;
+        let alarms = Arc::<Alarms>::default();
+        let ledger = Ledger::new(
+            (&self.settings.limits, &self.settings.tenants),
+            store.ledger().await?,
+            Arc::clone(&alarms),
+        );
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
         let shared = Arc::new(Shared {
             redactor,
@@ -332,7 +312,8 @@ impl Builder {
             restarts: Restarts::default(),
             census: Census::default(),
             company: OnceLock::new(),
-            alarms: Alarms::default(),
+            alarms,
+            ledger: Arc::new(ledger),
             clock: Arc::clone(&self.clock),
         });
         let (names, source) = match source {

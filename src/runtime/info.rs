@@ -9,6 +9,7 @@ use crate::breaker::BreakerState;
 use crate::event::EffectClass;
 use crate::fault::Fault;
 use crate::id::SessionId;
+use crate::settings::PriceSettings;
 use crate::store::Summary;
 use crate::tool::Toolbox;
 use crate::tool::host::{BreakerInfo, Host};
@@ -40,12 +41,14 @@ pub struct AgentInfo {
     pub description: String,
     /// The name of its model.
     pub model: String,
+    /// Names of models that are asked when that one gives no answer.
+    pub fallbacks: Vec<String>,
     /// The names of its tools, as the settings name them: an MCP server stands for all that it has.
     pub tools: Vec<String>,
 }
 
 /// What is known of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelInfo {
     /// Its name in the settings.
     pub name: String,
@@ -53,6 +56,12 @@ pub struct ModelInfo {
     pub provider: String,
     /// The provider's name for it.
     pub model: String,
+    /// What it costs; `None` when that is not known.
+    pub prices: Option<PriceSettings>,
+    /// Where its breaker stands.
+    pub breaker: BreakerState,
+    /// Turns that it gave no answer to since the start, and that went on with another model.
+    pub left: u64,
 }
 
 /// What is known of a tool.
@@ -143,6 +152,7 @@ impl Impresario {
                 name: agent.name.clone(),
                 description: agent.description.clone(),
                 model: agent.model.name.clone(),
+                fallbacks: agent.fallbacks.iter().map(|it| it.name.clone()).collect(),
                 tools: agent.tools.named(),
             })
             .collect()
@@ -153,11 +163,15 @@ impl Impresario {
     pub fn models(&self) -> Vec<ModelInfo> {
         let cast = self.0.shared.cast();
         let models = cast.models.values();
+        let census = &self.0.shared.census;
         models
             .map(|entry| ModelInfo {
                 name: entry.name.clone(),
                 provider: entry.model.provider().to_owned(),
                 model: entry.model_name.clone(),
+                prices: entry.prices,
+                breaker: entry.door.breaker(),
+                left: census.times_left(&entry.name),
             })
             .collect()
     }

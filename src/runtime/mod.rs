@@ -4,6 +4,8 @@
 //! It installs no global logger, metrics recorder, signal handler or runtime: it runs on the tokio
 //! runtime that calls [`Builder::start`].
 
+mod agent;
+mod budget;
 mod builder;
 mod guide;
 mod info;
@@ -35,11 +37,13 @@ use crate::tool::{Call, OutputSink, RunEnd};
 use reload::Standing;
 
 pub use crate::admission::{Gauge, Wait};
+pub use crate::budget::Spending;
 pub use crate::event::InputMode;
-pub use crate::session::{Accepted, Effect};
+pub use crate::session::{Accepted, Budgets, Effect};
 pub use crate::subscriber::OnSlow;
 pub use crate::turn::{Rating, Ruling, Verdict};
-pub use builder::{Agent, Builder, StartError};
+pub use agent::Agent;
+pub use builder::{Builder, StartError};
 pub use guide::ForkAt;
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use reload::Reloaded;
@@ -302,6 +306,7 @@ impl Impresario {
                 self.0.shared.census.is_paused(id);
             }
             let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
+            let ends = ends.chain(summary.goes_on_at);
             self.0.shared.alarms.set(id, ends.min());
         }
         let found = store.unfinished().await?;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::secrets;
 use crate::clock::Clock;
 use crate::model::limits::{Door, Limits};
 use crate::model::{Model, Sampling};
 use crate::runtime::StartError;
 use crate::session::shared::ModelEntry;
-use crate::settings::{Environment, ModelSettings, PriceSettings, Provider};
+use crate::settings::{Environment, ModelSettings, PriceSettings, Provider, prices};
 
 /// A model and what settings say of it.
 #[derive(Clone, Debug)]
@@ -17,8 +19,10 @@ pub(super) struct Casting {
     model_name: String,
     model: Arc<dyn Model>,
     sampling: Sampling,
-    prices: Option<PriceSettings>,
+    pub(super) prices: Option<PriceSettings>,
     pub(super) limits: Limits,
+    /// Tokens that a request and its answer may have together.
+    pub(super) context_tokens: Option<u64>,
     /// What it is to its provider; those with the same share their limits.
     account: Option<String>,
 }
@@ -32,6 +36,7 @@ impl Casting {
             sampling: Sampling::default(),
             prices: None,
             limits: Limits::default(),
+            context_tokens: None,
             account: None,
         }
     }
@@ -48,7 +53,14 @@ impl Casting {
             source,
         })?;
         let model = crate::model::build(name, settings, key)?;
-        Ok(Self::of(settings, model))
+        let casting = Self::of(settings, model);
+        if casting.prices.is_none() {
+            warn!(
+                model = name,
+                "the price of this model is not known, so that no cost is recorded; set models.NAME.prices"
+            );
+        }
+        Ok(casting)
     }
 
     /// This model, which these settings made.
@@ -61,8 +73,9 @@ impl Casting {
                 max_tokens: settings.max_tokens,
                 seed: settings.seed,
             },
-            prices: settings.prices,
+            prices: prices::of(settings),
             limits: Limits::from(settings),
+            context_tokens: settings.context_tokens,
             account: account(settings),
         }
     }
@@ -118,13 +131,16 @@ pub(super) fn with_doors(
         *limits = limits.stricter(casting.limits);
     }
     let entry = |(name, casting): (String, Casting)| {
-        let (door, _) = doors.get(&casting.address(&name))?;
+        let account = casting.address(&name);
+        let (door, _) = doors.get(&account)?;
         let entry = ModelEntry {
             name: name.clone(),
             model_name: casting.model_name,
+            account,
             model: casting.model,
             door: Arc::clone(door),
             sampling: casting.sampling,
+            context_tokens: casting.context_tokens,
             prices: casting.prices,
         };
         Some((name, Arc::new(entry)))

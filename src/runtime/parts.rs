@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -12,7 +13,9 @@ use super::StartError;
 use super::models::{self, Casting};
 use super::reload::Names;
 use super::secrets;
+use crate::cache::CacheLimits;
 use crate::clock::Clock;
+use crate::model::kept::Answers;
 use crate::session::cast::Cast;
 use crate::session::shared::{Agent, ModelEntry};
 use crate::settings::{AgentSettings, Environment, Settings, ToolKind, ToolSettings};
@@ -228,7 +231,7 @@ impl Parts {
         let tools = before.tools.followed_by(hosted, servers, clock)?;
         let (models, doors) = models::with_doors(self.models, &before.doors, clock);
         Ok(Cast {
-            agents: agents(&self.agents, &models, &tools)?,
+            agents: agents(&self.agents, &models, &tools, (before, clock))?,
             models,
             doors,
             tools,
@@ -244,6 +247,7 @@ fn agents(
     settings: &BTreeMap<String, AgentSettings>,
     models: &BTreeMap<String, Arc<ModelEntry>>,
     tools: &Toolbox,
+    (before, clock): (&Cast, &Arc<dyn Clock>),
 ) -> Result<BTreeMap<String, Arc<Agent>>, StartError> {
     let tool_names = tools.names();
     check_agent_tools(settings, tools)?;
@@ -255,18 +259,38 @@ fn agents(
             name: missing.to_owned(),
             known: known.join(", "),
         };
-        let Some(model) = models.get(&agent.model) else {
-            let known = models.keys().map(String::as_str).collect();
-            return Err(unknown("model", &agent.model, known));
+        let model = |name: &String| {
+            let known = || models.keys().map(String::as_str).collect();
+            let found = models.get(name).cloned();
+            found.ok_or_else(|| unknown("model", name, known()))
         };
+        let fallbacks: Result<Vec<_>, _> = agent.fallbacks.iter().map(model).collect();
+        let models = (model(&agent.model)?, fallbacks?);
         if let Some(missing) = agent.tools.iter().find(|tool| !tools.may_have(tool)) {
             let known = tool_names.iter().map(String::as_str).collect();
             return Err(unknown("tool", missing, known));
         }
-        let agent = Agent::new(name, agent, Arc::clone(model), tools);
+        let answers = answers(agent, before.agents.get(name), clock);
+        let agent = Agent::new(name, agent, models, answers, tools);
         agents.insert(name.clone(), Arc::new(agent));
     }
     Ok(agents)
+}
+
+/// Where an agent's answers are kept: where they were before, if as many are kept for as long. What
+/// they answer says the same request in whatever settings.
+fn answers(
+    settings: &AgentSettings,
+    before: Option<&Arc<Agent>>,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<Answers>> {
+    let limits = CacheLimits {
+        ttl: Duration::from_millis(settings.answer_cache_ttl_ms?),
+        entries: settings.answer_cache_entries,
+    };
+    let before = before.and_then(|agent| agent.answers.clone());
+    let same = before.filter(|answers| answers.limits() == limits);
+    Some(same.unwrap_or_else(|| Arc::new(Answers::new(limits, Arc::clone(clock)))))
 }
 
 /// Every tool that is an agent is one that exists.

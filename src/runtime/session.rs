@@ -384,7 +384,7 @@ impl Session {
 
     /// Talks to the session's actor; wakes it when it is gone, and asks again. An actor that ended
     /// before it answered either did nothing or left it in the log, where the key finds it.
-    async fn with_handle<T, F, Fut>(&self, talk: F) -> Result<T, Fault>
+    pub(super) async fn with_handle<T, F, Fut>(&self, talk: F) -> Result<T, Fault>
     where
         F: Fn(SessionHandle) -> Fut,
         Fut: Future<Output = Result<T, SessionError>>,

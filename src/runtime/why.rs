@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::Impresario;
 use crate::admission::Wait;
-use crate::event::{Pause, Timestamp};
+use crate::event::{BudgetReached, Pause, PauseCause, Timestamp};
 use crate::fault::Fault;
 use crate::id::SessionId;
 use crate::session::Effect;
 use crate::store::{Asked, Status, StoreError};
 
 /// One thing that a session does or waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     /// Nothing is owed: it waits for somebody to say something.
     Nothing,
@@ -29,6 +29,8 @@ pub enum Reason {
     Throttled(String, Duration),
     /// A person has to answer.
     Person(Asked),
+    /// This budget is used up.
+    Budget(BudgetReached),
     /// The daemon begins no turns any more: it goes on after the next start.
     Draining,
     /// It is on its way into memory.
@@ -54,13 +56,12 @@ impl Impresario {
         };
         let is_live = facts.is_some();
         if let Some(facts) = facts {
-            if facts.effects.iter().any(|effect| effect.tool.is_none()) {
-                reasons.extend(self.why_model(id, &summary.agent));
-            }
+            let models = facts.effects.iter().filter_map(|it| it.model.as_deref());
+            reasons.extend(models.flat_map(|model| self.why_model(id, model)));
             reasons.extend(facts.effects.into_iter().map(Reason::Effect));
             reasons.extend(facts.retry_at.map(Reason::Retry));
         }
-        reasons.extend(summary.paused.map(Reason::Paused));
+        reasons.extend(self.why_paused(id, summary.paused).await?);
         reasons.extend(summary.asked.into_iter().map(Reason::Person));
         if reasons.is_empty() {
             reasons.push(match summary.status {
@@ -77,16 +78,30 @@ impl Impresario {
         Ok(reasons)
     }
 
-    /// What a call of this agent's model waits for.
-    fn why_model(&self, id: SessionId, agent: &str) -> Vec<Reason> {
+    /// Which budget it is, and when there is more, stands in the log alone.
+    async fn why_paused(
+        &self,
+        id: SessionId,
+        paused: Option<Pause>,
+    ) -> Result<Option<Reason>, Fault> {
+        let Some(pause) = paused else { return Ok(None) };
+        if pause.cause == PauseCause::Person {
+            return Ok(Some(Reason::Paused(pause)));
+        }
+        let loaded = crate::session::load(&self.0.shared.store, id).await?;
+        let reached = loaded.turn.budget_reached().copied();
+        Ok(Some(reached.map_or(Reason::Paused(pause), Reason::Budget)))
+    }
+
+    /// What a call of this model waits for.
+    fn why_model(&self, id: SessionId, model: &str) -> Vec<Reason> {
         let cast = self.0.shared.cast();
-        let Some(agent) = cast.agents.get(agent) else {
+        let Some(model) = cast.models.get(model) else {
             return Vec::new();
         };
-        let door = &agent.model.door;
-        let place = door.why(id).map(Reason::Place);
-        let wait = door.wait();
-        let throttled = wait.map(|wait| Reason::Throttled(agent.model.name.clone(), wait));
+        let place = model.door.why(id).map(Reason::Place);
+        let wait = model.door.wait();
+        let throttled = wait.map(|wait| Reason::Throttled(model.name.clone(), wait));
         place.into_iter().chain(throttled).collect()
     }
 }

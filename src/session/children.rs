@@ -84,7 +84,7 @@ impl State {
     pub(super) fn people(&self) -> Person {
         let waits = self.running.values().any(|running| match &running.what {
             What::Tool(children) => children.is_waiting(),
-            What::Model => false,
+            What::Model(..) => false,
         });
         if waits {
             Person::IsAsked
@@ -101,20 +101,25 @@ impl State {
         agent: String,
         reply: Reply<(SessionId, SessionCreated)>,
     ) {
-        let created = match self.child_created(of, &key, &agent) {
+        let mut created = match self.child_created(of, &key, &agent) {
             Ok(created) => created,
             Err(fault) => return answer(reply, Err(fault.into())),
         };
         if let Some(child) = self.turn.child(&key) {
+            created.grant = child.grant;
             return self.answer_when_durable(reply, (child.session, created));
         }
+        created.grant = match self.grant_for(&agent) {
+            Ok(grant) => grant,
+            Err(refusal) => return answer(reply, Err(refusal.into())),
+        };
         let session = self.shared.clock.session_id();
         let child = ChildStarted {
             of,
             key,
             agent,
             session,
-            grant: None,
+            grant: created.grant,
         };
         let over = self.children_over.len();
         match self.decide(Input::StartChild { child, over }) {

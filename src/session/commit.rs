@@ -6,10 +6,10 @@ use std::time::Duration;
 use ractor::ActorProcessingErr;
 use tracing::{debug, info, warn};
 
-use super::shared::child_limits;
+use super::shared::rules;
 use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, snapshot, summary};
 use crate::chunk::Item;
-use crate::event::{Event, Fact};
+use crate::event::{Event, Fact, FinishReason};
 use crate::id::Seq;
 use crate::metric;
 use crate::store::{Append, Blame, StoreError, Stored};
@@ -19,9 +19,9 @@ impl State {
     /// Turns an input into facts and takes them in, without their secrets: memory, disk and readers
     /// have the same. They go to the store at the end of the message.
     pub(super) fn decide(&mut self, input: Input) -> Result<(), Refusal> {
-        let rules = self.rules();
         let at = self.shared.clock.now();
-        for fact in self.turn.decide(input, at, &rules)? {
+        let errand = self.errand();
+        for fact in self.decided(input, at)? {
             let seq = self.turn.head().next();
             let fact = self.recordable(seq, fact);
             let event = Event { seq, at, fact };
@@ -30,6 +30,7 @@ impl State {
             self.context.evolve(&event);
             self.outbox.push(event.fact);
         }
+        self.settle_spending(errand, at);
         Ok(())
     }
 
@@ -54,18 +55,10 @@ impl State {
         }
     }
 
-    fn rules(&self) -> Rules {
-        self.agent.as_ref().map_or_else(
-            || Rules {
-                model: String::new(),
-                max_steps: self.cast.sessions.max_steps,
-                max_attempts: self.cast.sessions.max_attempts,
-                queued_inputs: self.cast.sessions.queued_inputs,
-                tools: Arc::default(),
-                children: child_limits(&self.cast.sessions),
-            },
-            |agent| agent.rules(&self.cast.sessions),
-        )
+    pub(super) fn rules(&self) -> Rules {
+        let settings = &self.cast.sessions;
+        let agent = self.agent.as_ref();
+        agent.map_or_else(|| rules(settings), |agent| agent.rules(settings))
     }
 
     /// Hands everything that was decided to the store, as one append.
@@ -82,6 +75,7 @@ impl State {
             at,
             facts,
             summary: summary(&self.turn),
+            spent: std::mem::take(&mut self.unwritten),
         });
         let myself = self.myself.clone();
         crate::clock::spawn(async move {
@@ -126,6 +120,7 @@ impl State {
             self.keep_snapshot();
             self.give_place_back();
         }
+        self.count_answer_event(&event.fact);
         if let Fact::ApprovalRequested(request) = &event.fact {
             metric::approval_asked(request.question.name());
             info!(session = %self.id, call = %request.of, "a person is asked");
@@ -134,6 +129,7 @@ impl State {
             metric::approval_decided(decision.decision.name());
         }
         self.note_guidance(&event.fact);
+        self.tell_of_budget(&event.fact);
         self.live.push(&Item::Event(stored));
         self.live.durable(self.durable);
     }
@@ -174,6 +170,28 @@ impl State {
         if let Fact::Feedback(feedback) = fact {
             let agent = self.agent.as_ref().map_or("unknown", |agent| &agent.name);
             metric::feedback(agent, feedback.score);
+        }
+    }
+
+    /// How an answer comes about when it is not the first model that gives it.
+    fn count_answer_event(&self, fact: &Fact) {
+        if let Fact::ModelSwitched(switch) = fact {
+            let (from, to) = (&switch.from, &switch.to);
+            metric::model_switched(from, to);
+            self.shared.census.model_left(from);
+            warn!(session = %self.id, %from, %to, reason = %switch.reason, "model switched");
+        }
+        if let Fact::LlmResponse(response) = fact
+            && response.finish_reason == FinishReason::Degraded
+        {
+            let agent = self.agent.as_ref().map(|agent| agent.name.as_str());
+            metric::degraded_answer(agent.unwrap_or_default());
+            warn!(session = %self.id, "no model answered, the degraded answer stands in");
+        }
+        if let Fact::ContextCompacted(compaction) = fact {
+            let how = compaction.summary.as_ref().map_or("trim", |_| "summary");
+            metric::context_compacted(how);
+            info!(session = %self.id, upto = %compaction.upto, how, "conversation made shorter");
         }
     }
 

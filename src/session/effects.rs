@@ -9,10 +9,11 @@ use tracing::debug;
 
 use super::errands::CallChildren;
 use super::handle::Effect;
+use super::shared::{Agent, ModelEntry};
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace, answer};
 use crate::admission::Place;
-use crate::event::{Cause, EffectClass, Outcome, ToolResult};
+use crate::event::{Cause, EffectClass, Outcome, Purpose, ToolResult};
 use crate::id::Seq;
 use crate::model::{ModelError, ModelErrorKind, Request};
 use crate::restart::RestartPolicy;
@@ -29,7 +30,8 @@ pub(super) struct Running {
 
 #[derive(Debug)]
 pub(super) enum What {
-    Model,
+    /// Which model, and what its answer is for.
+    Model(Arc<ModelEntry>, Purpose),
     /// And the sessions that it begins.
     Tool(CallChildren),
 }
@@ -44,6 +46,7 @@ impl State {
             self.stop_all_but(&[]);
             return Ok(());
         }
+        self.mind_budget();
         self.mind_people();
         let mut owed = self.turn.owed();
         self.stop_all_but(&owed);
@@ -65,7 +68,9 @@ impl State {
             match owed {
                 Owed::Place | Owed::Approval { .. } => {}
                 Owed::Wait { until } => self.wait_until(until.0),
-                Owed::Model { of, .. } => self.start_model(of).await?,
+                Owed::Model {
+                    of, model, purpose, ..
+                } => self.start_model(of, &model, purpose).await?,
                 Owed::Tool(open) => self.start_tool(open).await?,
             }
         }
@@ -116,11 +121,12 @@ impl State {
         self.recover.is_none()
     }
 
-    /// Questions to people whose time is over end; the next end has the session woken.
+    /// Questions to people whose time is over end, a budget that lasts for a day may have begun anew;
+    /// the next such time has the session woken.
     fn mind_people(&mut self) {
         let next = |turn: &crate::turn::State| {
             let ends = turn.asked().filter_map(|(_, asked)| asked.expires_at);
-            ends.min()
+            ends.chain(turn.goes_on_at()).min()
         };
         let now = self.shared.clock.now();
         if next(&self.turn).is_some_and(|end| end <= now) {
@@ -130,6 +136,18 @@ impl State {
         // Set again as long as there is one: it may have rung when this session was about to sleep.
         if alarm != self.alarm || alarm.is_some() {
             self.alarm = alarm;
+            self.set_alarm();
+        }
+    }
+
+    /// Sets the alarm as it has to be when the session sleeps: at once when there is room that it
+    /// waits for.
+    pub(super) fn set_alarm(&self) {
+        let now = self.shared.clock.now();
+        let is_due =
+            self.turn.budget_reached().is_some() && self.shared.ledger.has_room_for(self.id, now);
+        let alarm = if is_due { Some(now) } else { self.alarm };
+        if alarm.is_some() {
             self.shared.alarms.set(self.id, alarm);
         }
     }
@@ -141,6 +159,14 @@ impl State {
         running
             .map(|(of, running)| Effect {
                 of: *of,
+                model: match &running.what {
+                    What::Model(model, _) => Some(model.name.clone()),
+                    What::Tool(_) => None,
+                },
+                instead_of: match running.what {
+                    What::Model(..) => self.turn.models_left().to_vec(),
+                    What::Tool(_) => Vec::new(),
+                },
                 tool: self.turn.open_call(*of).map(|open| open.tool.clone()),
                 attempt: running.attempt,
                 since: now.saturating_sub(running.since),
@@ -241,31 +267,36 @@ impl State {
         self.decide_outcome(Input::RetryDue);
     }
 
-    async fn start_model(&mut self, of: Seq) -> Result<(), ActorProcessingErr> {
+    async fn start_model(
+        &mut self,
+        of: Seq,
+        model: &str,
+        purpose: Purpose,
+    ) -> Result<(), ActorProcessingErr> {
         let may_start = self.start == Start::Early || self.durable >= of;
         if !may_start || self.running.contains_key(&of) {
             return Ok(());
         }
-        let Some(agent) = self.agent.clone() else {
-            let agent = self
-                .turn
-                .created()
-                .map_or("", |created| created.agent.as_str());
-            let message = format!(
-                "there is no agent '{agent}' any more; put [agents.{agent}] back into the settings"
-            );
-            self.model_failed(of, &no_agent(message));
-            return Ok(());
+        let (agent, model) = match self.who_answers(model) {
+            Ok(both) => both,
+            Err(message) => {
+                self.model_failed(of, None, &not_there(message));
+                return Ok(());
+            }
+        };
+        let messages = match purpose {
+            Purpose::Answer => self.context.messages(),
+            Purpose::Summary { upto } => self.context.to_sum_up(upto),
         };
         let work = ModelWork {
             of,
             claim: self.claim.clone(),
-            model: Arc::clone(&agent.model),
+            model: Arc::clone(&model),
             request: Request {
                 system: agent.system.clone(),
-                messages: self.context.messages(),
+                messages,
                 tools: Arc::default(),
-                sampling: agent.model.sampling.clone(),
+                sampling: model.sampling.clone(),
                 key: format!("{}:{of}", self.id),
             },
             owner: self.id,
@@ -273,9 +304,33 @@ impl State {
             shared: Arc::clone(&self.shared),
             session: self.myself.clone(),
         };
+        let shown_from = match purpose {
+            Purpose::Answer => of,
+            // Nobody waits for its words.
+            Purpose::Summary { .. } => Seq::new(u64::MAX),
+        };
         (self.at_door, self.begins) = (None, None);
-        self.live.begin((of, 1), of, self.durable);
-        self.start(of, 1, What::Model, Box::pin(work.run())).await
+        self.live.begin((of, 1), shown_from, self.durable);
+        let what = What::Model(model, purpose);
+        self.start(of, 1, what, Box::pin(work.run())).await
+    }
+
+    /// The agent, and its model with this name; or what to do about one that is not there.
+    fn who_answers(&self, model: &str) -> Result<(Arc<Agent>, Arc<ModelEntry>), String> {
+        let Some(agent) = self.agent.clone() else {
+            let created = self.turn.created();
+            let agent = created.map_or("", |created| created.agent.as_str());
+            return Err(format!(
+                "there is no agent '{agent}' any more; put [agents.{agent}] back into the settings"
+            ));
+        };
+        let of_company = || self.cast.models.get(model);
+        match agent.model_named(model).or_else(of_company).cloned() {
+            Some(model) => Ok((agent, model)),
+            None => Err(format!(
+                "there is no model '{model}' any more; put [models.{model}] back into the settings"
+            )),
+        }
     }
 
     /// A pure tool starts while its intent is on its way to the disk; all others, and those that a
@@ -382,7 +437,7 @@ impl State {
     }
 }
 
-fn no_agent(message: String) -> ModelError {
+fn not_there(message: String) -> ModelError {
     ModelError {
         kind: ModelErrorKind::Rejected,
         message,

@@ -100,6 +100,8 @@ impl CallChildren {
                 verdict(&task.agent, session, end)
             }
             Err(fault) if fault.code == Code::Overloaded => {
+                // It was not begun.
+                self.add(Spent::NOTHING);
                 Err(ToolError::NotNow(fault.to_string()))
             }
             Err(fault) => Err(ToolError::Failed(fault.to_string())),
@@ -150,10 +152,13 @@ impl CallChildren {
         })
     }
 
-    fn over(&self, key: String, spent: Spent) {
+    fn add(&self, spent: Spent) {
         let mut sum = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         *sum = Some(sum.unwrap_or(Spent::NOTHING).plus(spent));
-        drop(sum);
+    }
+
+    fn over(&self, key: String, spent: Spent) {
+        self.add(spent);
         for source in [Source::Itself, Source::Below] {
             self.person(key.clone(), source, Person::IsNotAsked);
         }

@@ -7,7 +7,7 @@ use ractor::{Actor, ActorCell, ActorRef, ActorStatus, RpcReplyPort, SpawnErr};
 
 use super::children::ChildNews;
 use super::company::{Person, Source};
-use super::{Msg, Session, SessionArgs};
+use super::{Budgets, Msg, Session, SessionArgs};
 use crate::admission::{Full, Place};
 use crate::event::{Timestamp, UserInput};
 use crate::fault::{Code, Fault};
@@ -59,6 +59,10 @@ pub struct Effect {
     pub of: Seq,
     /// The tool's name; `None` for a model.
     pub tool: Option<String>,
+    /// The model's name; `None` for a tool.
+    pub model: Option<String>,
+    /// Models that were asked before it in this turn and gave no answer.
+    pub instead_of: Vec<String>,
     /// Which run.
     pub attempt: u32,
     /// For how long.
@@ -161,6 +165,14 @@ impl SessionHandle {
         self.call(Msg::Facts).await
     }
 
+    /// Where its budgets stand.
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`] or [`SessionError::Silent`].
+    pub async fn budgets(&self) -> Result<Budgets, SessionError> {
+        self.call(Msg::Budgets).await
+    }
+
     /// Tells it that one of its children got on.
     pub fn child_moved(&self) {
         // One that is gone counts its progress when it is back.
@@ -234,13 +246,16 @@ const fn code_of(refusal: &Refusal) -> Code {
         Refusal::TooManyInputs(_)
         | Refusal::TooDeep(_)
         | Refusal::TooManyChildren(_)
-        | Refusal::NoMoreChildren(_) => Code::Overloaded,
+        | Refusal::NoMoreChildren(_)
+        | Refusal::TooLittleLeft(_) => Code::Overloaded,
+        Refusal::OverBudget(_) => Code::OverBudget,
         Refusal::NothingAsked(_)
         | Refusal::Closed
         | Refusal::Busy
         | Refusal::NotFinished(_)
         | Refusal::NothingRuns
         | Refusal::NotPaused
+        | Refusal::NoBudget(..)
         | Refusal::Stale(_)
         | Refusal::NoChange => Code::InvalidState,
         Refusal::Quarantined => Code::Quarantined,

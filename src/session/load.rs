@@ -86,6 +86,7 @@ pub fn summary(turn: &turn::State) -> Summary {
                 expires_at: asked.expires_at,
             })
             .collect(),
+        goes_on_at: turn.goes_on_at(),
     }
 }
 

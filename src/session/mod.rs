@@ -11,7 +11,9 @@
 //! - whatever goes wrong with the log, the actor ends and is rebuilt from the log.
 
 mod began;
+mod budget;
 pub mod cast;
+mod census;
 mod children;
 mod commit;
 pub mod company;
@@ -19,6 +21,7 @@ mod effects;
 mod errands;
 mod fork;
 mod handle;
+pub mod ledger;
 mod live;
 mod load;
 mod outcomes;
@@ -38,6 +41,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use crate::admission::{Claim, Place};
+use crate::budget::Spending;
 use crate::context::Context;
 use crate::event::{Fact, Outcome, Timestamp};
 use crate::fault::Fault;
@@ -50,10 +54,12 @@ use crate::turn::{self, Input, Owed, Refusal};
 
 use began::Start;
 pub use began::{Began, Ended, SessionArgs};
+pub use budget::Budgets;
 use cast::Cast;
 use children::ChildNews;
 pub use fork::fork;
 pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
+use ledger::Reservation;
 use live::Live;
 pub use load::{Loaded, load, summary};
 use shared::{Agent, Shared};
@@ -71,6 +77,8 @@ enum Msg {
     Attach(Feed, RpcReplyPort<Attached>),
     /// What `show` needs.
     Facts(RpcReplyPort<Facts>),
+    /// Where its budgets stand.
+    Budgets(RpcReplyPort<Budgets>),
     /// There is a place for a turn.
     Placed(Place),
     /// The facts of the append after this event are durable, or never will be.
@@ -122,6 +130,12 @@ struct State {
     context: Context,
     /// Facts decided in this message, not handed to the store yet.
     outbox: Vec<Fact>,
+    /// Room for the model call that runs, in the budgets of the tenant and the day.
+    reservation: Option<Reservation>,
+    /// What the ledger knows that the session spent.
+    charged: Spending,
+    /// What the store's ledger does not know yet.
+    unwritten: Spending,
     /// The last event on disk.
     durable: Seq,
     /// The last event when this actor began.
@@ -234,9 +248,7 @@ impl Actor for Session {
         state: &mut Box<State>,
     ) -> Result<(), ActorProcessingErr> {
         // It may have rung when nobody heard it any more.
-        if state.alarm.is_some() {
-            state.shared.alarms.set(state.id, state.alarm);
-        }
+        state.set_alarm();
         Ok(())
     }
 
@@ -281,6 +293,9 @@ impl State {
             began_after: turn.head(),
             context,
             outbox: Vec::new(),
+            reservation: None,
+            charged: turn.own_spending(),
+            unwritten: Spending::NOTHING,
             landed: BTreeMap::new(),
             replies: VecDeque::new(),
             live: Live::new(args.shared.redactor.clone()),
@@ -315,7 +330,7 @@ impl State {
     fn take(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         self.look_at_the_cast();
         // To be looked at is not to be used.
-        if !matches!(message, Msg::Rest(_) | Msg::Facts(_)) {
+        if !matches!(message, Msg::Rest(_) | Msg::Facts(_) | Msg::Budgets(_)) {
             self.last_used = self.shared.clock.elapsed();
         }
         match message {
@@ -323,6 +338,7 @@ impl State {
             Msg::Do(input, reply) => self.carry_out(*input, reply),
             Msg::Attach(feed, reply) => self.attach(feed, reply),
             Msg::Facts(reply) => self.facts(reply),
+            Msg::Budgets(reply) => answer(reply, self.budgets()),
             Msg::Placed(place) => self.placed(Some(place)),
             Msg::Landed(after, landed) => self.landed(after, landed)?,
             Msg::Piece { of, piece, credit } => self.piece(of, &piece, credit),

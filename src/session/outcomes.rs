@@ -9,10 +9,12 @@ use tracing::warn;
 
 use super::State;
 use super::effects::{MAX_RETRY_AFTER_MS, Running, What, kill};
-use super::worker::{ModelEnd, ToolEnd};
+use super::shared::ModelEntry;
+use super::worker::{AnswerFrom, ModelEnd, ToolEnd};
 use crate::chunk::Channel;
 use crate::event::{
-    Attachment, Cause, LlmResponse, Outcome, RequestedCall, Sandbox, Spent, ToolResult,
+    Attachment, Cause, LlmResponse, Outcome, Purpose, RequestedCall, Sandbox, Spent, ToolResult,
+    Usage,
 };
 use crate::id::Seq;
 use crate::metric::{self, TokenKind, WorkerKind};
@@ -53,10 +55,11 @@ impl State {
         if self.live.len(of) + text.len() <= ANSWER_KEPT {
             return self.live.piece(of, channel, text);
         }
-        if let Some(running) = self.running.remove(&of) {
-            kill(&running.worker);
-        }
-        self.model_failed(of, &too_long());
+        let Some(running) = self.running.remove(&of) else {
+            return;
+        };
+        kill(&running.worker);
+        self.model_failed(of, running.what.model(), &too_long());
     }
 
     pub(super) fn output(
@@ -76,47 +79,51 @@ impl State {
     }
 
     pub(super) fn model_ended(&mut self, end: ModelEnd) {
-        if self.running.remove(&end.of).is_none() {
+        let Some(running) = self.running.remove(&end.of) else {
             return;
-        }
-        if let (Some(first), Some(agent)) = (end.first_piece, &self.agent) {
-            metric::first_token(&agent.model.name, first);
+        };
+        let What::Model(model, purpose) = &running.what else {
+            return;
+        };
+        if let Some(first) = end.first_piece {
+            metric::first_token(&model.name, first);
         }
         match end.result {
-            Ok(answer) if self.live.len(end.of) + asked_bytes(&answer) > ANSWER_KEPT => {
-                self.model_failed(end.of, &too_long());
+            Ok(ref answer) if self.live.len(end.of) + asked_bytes(answer) > ANSWER_KEPT => {
+                self.model_failed(end.of, Some(model), &too_long());
             }
-            Ok(answer) => self.model_answered(end.of, answer, end.first_piece, end.took),
-            Err(error) => self.model_failed(end.of, &error),
+            Ok(_) => self.model_answered(end, model, *purpose),
+            Err(error) => self.model_failed(end.of, Some(model), &error),
         }
     }
 
-    fn model_answered(
-        &mut self,
-        of: Seq,
-        answer: Answer,
-        first_piece: Option<Duration>,
-        took: Duration,
-    ) {
-        self.live.finish(of);
-        let (content, reasoning) = self.live.answer(of);
-        let cost_usd = self
-            .agent
-            .as_ref()
-            .and_then(|agent| agent.model.cost(answer.usage.as_ref()));
-        self.count_answer(&answer, cost_usd);
-        let tool_calls = self.without_secrets(answer.tool_calls);
+    fn model_answered(&mut self, end: ModelEnd, model: &ModelEntry, purpose: Purpose) {
+        let Ok(answer) = end.result else { return };
+        self.live.finish(end.of);
+        let (content, reasoning) = self.live.answer(end.of);
+        let cost_usd = match end.from {
+            AnswerFrom::Model => model.cost(answer.usage.as_ref()),
+            AnswerFrom::Cache => Some(0.0),
+        };
+        if end.from == AnswerFrom::Model {
+            count_answer(&model.name, answer.usage, cost_usd);
+        }
+        let tool_calls = match purpose {
+            Purpose::Answer => self.without_secrets(answer.tool_calls),
+            // Its words are all that is wanted.
+            Purpose::Summary { .. } => Vec::new(),
+        };
         self.decide_outcome(Input::Answered(LlmResponse {
-            of,
+            of: end.of,
             content,
             reasoning,
             tool_calls,
             finish_reason: answer.finish_reason,
             usage: answer.usage,
             cost_usd,
-            ttft_ms: first_piece.map(millis),
-            duration_ms: millis(took),
-            from_cache: false,
+            ttft_ms: end.first_piece.map(millis),
+            duration_ms: millis(end.took),
+            from_cache: end.from == AnswerFrom::Cache,
         }));
     }
 
@@ -132,28 +139,17 @@ impl State {
             .collect()
     }
 
-    fn count_answer(&self, answer: &Answer, cost_usd: Option<f64>) {
-        let Some(agent) = &self.agent else { return };
-        let model = &agent.model.name;
-        metric::model_call_ended(model, "ok");
-        if let Some(usage) = answer.usage {
-            metric::model_tokens(model, TokenKind::Input, usage.input);
-            metric::model_tokens(model, TokenKind::Cached, usage.cached);
-            metric::model_tokens(model, TokenKind::Output, usage.output);
-            metric::model_tokens(model, TokenKind::Reasoning, usage.reasoning);
-        }
-        if let Some(cost) = cost_usd {
-            metric::model_cost(model, cost);
-        }
-    }
-
-    pub(super) fn model_failed(&mut self, of: Seq, error: &ModelError) {
-        warn!(session = %self.id, code = error.kind.code(), message = %error.message, "model call failed");
-        if let Some(agent) = &self.agent {
-            metric::model_call_ended(&agent.model.name, error.kind.code());
+    /// `model` is the one that was asked, if there was one to ask.
+    pub(super) fn model_failed(&mut self, of: Seq, model: Option<&ModelEntry>, error: &ModelError) {
+        let name = model.map(|model| model.name.as_str());
+        warn!(session = %self.id, model = name, code = error.kind.code(), message = %error.message, "model call failed");
+        if let Some(name) = name {
+            metric::model_call_ended(name, error.kind.code());
         }
         let attempt = self.turn.owed().iter().find_map(|owed| match owed {
-            Owed::Model { of: open, attempt } if *open == of => Some(*attempt),
+            Owed::Model {
+                of: open, attempt, ..
+            } if *open == of => Some(*attempt),
             Owed::Model { .. }
             | Owed::Place
             | Owed::Tool(_)
@@ -306,11 +302,12 @@ impl State {
         let Some(running) = self.running.remove(&of) else {
             return;
         };
-        match running.what {
-            What::Model => {
+        match &running.what {
+            What::Model(model, _) => {
                 metric::worker_restarted(WorkerKind::Model);
                 self.model_failed(
                     of,
+                    Some(model),
                     &ModelError {
                         kind: ModelErrorKind::Crashed,
                         message: format!("the model worker failed: {cause}"),
@@ -342,6 +339,28 @@ impl State {
 
     fn since(&self, running: &Running) -> Duration {
         self.shared.clock.elapsed().saturating_sub(running.since)
+    }
+}
+
+impl What {
+    fn model(&self) -> Option<&ModelEntry> {
+        match self {
+            Self::Model(model, _) => Some(model),
+            Self::Tool(_) => None,
+        }
+    }
+}
+
+fn count_answer(model: &str, usage: Option<Usage>, cost_usd: Option<f64>) {
+    metric::model_call_ended(model, "ok");
+    if let Some(usage) = usage {
+        metric::model_tokens(model, TokenKind::Input, usage.input);
+        metric::model_tokens(model, TokenKind::Cached, usage.cached);
+        metric::model_tokens(model, TokenKind::Output, usage.output);
+        metric::model_tokens(model, TokenKind::Reasoning, usage.reasoning);
+    }
+    if let Some(cost) = cost_usd {
+        metric::model_cost(model, cost);
     }
 }
 

@@ -1,9 +1,9 @@
 //! What all sessions share: the store, the clock, the agents, the lanes. Plain data behind `Arc`s;
 //! nothing here acts.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::admission::{Lane, Share, Shares, Terms};
@@ -12,16 +12,20 @@ use crate::context::ToolDefinition;
 use crate::event::{Timestamp, Usage};
 use crate::id::SessionId;
 use crate::metric;
+use crate::model::kept::Answers;
 use crate::model::limits::Door;
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::restart::Pace;
 use crate::session::cast::Cast;
 use crate::session::company::Company;
-use crate::settings::{LimitSettings, SessionSettings, TenantSettings};
+use crate::session::ledger::Ledger;
+use crate::settings::{AgentBudget, LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::{ChildLimits, Rules, ToolRule};
+use crate::turn::{BudgetRules, ChildLimits, ModelRule, ModelRules, Rules, ToolRule};
+
+pub use super::census::Census;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -42,8 +46,10 @@ pub struct Shared {
     pub census: Census,
     /// Lets sessions have others work for them; the root puts it here.
     pub company: OnceLock<Arc<dyn Company>>,
-    /// When sessions that wait for a person are looked at again.
-    pub alarms: Alarms,
+    /// When sessions that wait for a person or for a budget are looked at again.
+    pub alarms: Arc<Alarms>,
+    /// What tenants spend, and may.
+    pub ledger: Arc<Ledger>,
     /// How soon runs of tools that died begin again, over all sessions.
     pub restarts: Restarts,
 }
@@ -58,6 +64,7 @@ impl Shared {
     /// Puts another cast on stage. Turns that run keep the one that they began with.
     pub fn recast(&self, cast: Cast) {
         self.lanes.set(&cast.limits, &cast.tenants);
+        self.ledger.set_limits(&cast.limits, &cast.tenants);
         cast.set_doors();
         *self.cast.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(cast);
     }
@@ -105,68 +112,6 @@ impl Alarms {
     }
 }
 
-/// How many there are of what has no limit. For people and metrics.
-#[derive(Debug, Default)]
-pub struct Census {
-    readers: AtomicUsize,
-    quarantined: AtomicUsize,
-    paused: Mutex<BTreeSet<SessionId>>,
-}
-
-impl Census {
-    /// Readers of sessions.
-    #[must_use]
-    pub fn readers(&self) -> usize {
-        self.readers.load(Ordering::Relaxed)
-    }
-
-    /// Sessions that were seen set aside since the start.
-    #[must_use]
-    pub fn quarantined(&self) -> usize {
-        self.quarantined.load(Ordering::Relaxed)
-    }
-
-    /// One reader more.
-    pub fn reader_came(&self) {
-        metric::readers(self.readers.fetch_add(1, Ordering::Relaxed) + 1);
-    }
-
-    /// One reader less.
-    pub fn reader_left(&self) {
-        metric::readers(self.readers.fetch_sub(1, Ordering::Relaxed) - 1);
-    }
-
-    /// Sessions that are paused, asleep or not.
-    #[must_use]
-    pub fn paused(&self) -> usize {
-        self.paused_sessions().len()
-    }
-
-    /// This session is paused.
-    pub fn is_paused(&self, session: SessionId) {
-        let mut paused = self.paused_sessions();
-        paused.insert(session);
-        metric::sessions(metric::SessionState::Paused, paused.len());
-    }
-
-    /// This session is not paused, or not any more.
-    pub fn is_not_paused(&self, session: SessionId) {
-        let mut paused = self.paused_sessions();
-        paused.remove(&session);
-        metric::sessions(metric::SessionState::Paused, paused.len());
-    }
-
-    fn paused_sessions(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// So many sessions are set aside.
-    pub fn set_quarantined(&self, count: usize) {
-        self.quarantined.store(count, Ordering::Relaxed);
-        metric::sessions(metric::SessionState::Quarantined, count);
-    }
-}
-
 /// Whether the company is open. Only ever moves on.
 #[derive(Debug, Default)]
 pub struct Phase(AtomicU8);
@@ -209,8 +154,16 @@ pub struct Agent {
     pub system: Option<String>,
     /// Who answers.
     pub model: Arc<ModelEntry>,
+    /// Who does when that model gives no answer, in this order.
+    pub fallbacks: Vec<Arc<ModelEntry>>,
+    /// Answers that are used again, if they are.
+    pub answers: Option<Arc<Answers>>,
     /// Its tools.
     pub tools: Toolbox,
+    /// What its turns and sessions may spend.
+    pub budget: AgentBudget,
+    /// What the core has to know of its models.
+    models: Arc<ModelRules>,
     /// What is known of its tools by now.
     known: RwLock<Arc<KnownTools>>,
 }
@@ -220,6 +173,8 @@ pub struct Agent {
 struct KnownTools {
     generation: u64,
     definitions: Arc<Vec<ToolDefinition>>,
+    /// How long they are.
+    characters: usize,
     rules: Arc<BTreeMap<String, ToolRule>>,
 }
 
@@ -228,9 +183,11 @@ impl KnownTools {
         // Read first: a list that changes meanwhile is read again.
         let generation = tools.generation();
         let definitions = tools.iter().map(|tool| tool.spec().definition.clone());
+        let definitions: Vec<_> = definitions.collect();
         Self {
             generation,
-            definitions: Arc::new(definitions.collect()),
+            characters: definitions.iter().map(ToolDefinition::characters).sum(),
+            definitions: Arc::new(definitions),
             rules: Arc::new(tools.rules()),
         }
     }
@@ -243,12 +200,16 @@ pub struct ModelEntry {
     pub name: String,
     /// The provider's name for it.
     pub model_name: String,
+    /// What it is to its provider; its name, where nobody else can be it.
+    pub account: String,
     /// Who answers.
     pub model: Arc<dyn Model>,
     /// What stands before its calls.
     pub door: Arc<Door>,
     /// How answers are written.
     pub sampling: Sampling,
+    /// Tokens that a request and its answer may have together, where that is known.
+    pub context_tokens: Option<u64>,
     /// What an answer costs, USD; `None` when no price is known.
     pub prices: Option<crate::settings::PriceSettings>,
 }
@@ -370,23 +331,41 @@ fn shares(
 }
 
 impl Agent {
-    /// An agent with the tools of `toolbox` that it names.
+    /// An agent with the tools of `toolbox` that it names. The first of its models is asked first.
     #[must_use]
     pub fn new(
         name: &str,
         settings: &crate::settings::AgentSettings,
-        model: Arc<ModelEntry>,
+        (model, fallbacks): (Arc<ModelEntry>, Vec<Arc<ModelEntry>>),
+        answers: Option<Arc<Answers>>,
         toolbox: &Toolbox,
     ) -> Self {
         let tools = toolbox.only(&settings.tools);
+        let list = std::iter::once(&model).chain(&fallbacks);
         Self {
             name: name.to_owned(),
             description: settings.description.clone(),
             system: Some(settings.system.clone()).filter(|system| !system.is_empty()),
+            models: Arc::new(ModelRules {
+                list: list.map(|model| model.rule()).collect(),
+                degraded_answer: settings.degraded_answer.clone(),
+                compacting: settings.context,
+                keep_turns: settings.context_keep_turns,
+            }),
             model,
+            budget: settings.budget,
+            fallbacks,
+            answers,
             known: RwLock::new(Arc::new(KnownTools::of(&tools))),
             tools,
         }
+    }
+
+    /// Its model with this name.
+    #[must_use]
+    pub fn model_named(&self, name: &str) -> Option<&Arc<ModelEntry>> {
+        let mut models = std::iter::once(&self.model).chain(&self.fallbacks);
+        models.find(|model| model.name == name)
     }
 
     /// Its tools as the model sees them, those of its servers as listed last; by name.
@@ -408,31 +387,62 @@ impl Agent {
     /// What the core has to know of it.
     #[must_use]
     pub fn rules(&self, settings: &SessionSettings) -> Rules {
+        let known = self.known();
+        let system = self.system.as_ref().map_or(0, String::len);
         Rules {
-            model: self.model.name.clone(),
-            max_steps: settings.max_steps,
-            max_attempts: settings.max_attempts,
-            queued_inputs: settings.queued_inputs,
-            tools: Arc::clone(&self.known().rules),
-            children: child_limits(settings),
+            models: Arc::clone(&self.models),
+            fixed_characters: system + known.characters,
+            tools: Arc::clone(&known.rules),
+            budget: BudgetRules {
+                turn: self.budget.turn.into(),
+                session: self.budget.session.into(),
+                on_reached: self.budget.on_reached,
+                outside: None,
+            },
+            ..rules(settings)
         }
     }
 }
 
-/// How many sessions a session may begin.
+/// What the core has to know where nothing is known of the agent.
 #[must_use]
-pub const fn child_limits(settings: &SessionSettings) -> ChildLimits {
-    ChildLimits {
-        max_depth: settings.max_depth,
-        live: settings.live_children,
-        lifetime: settings.lifetime_children,
+pub fn rules(settings: &SessionSettings) -> Rules {
+    Rules {
+        models: Arc::default(),
+        fixed_characters: 0,
+        max_steps: settings.max_steps,
+        max_attempts: settings.max_attempts,
+        retry_within_ms: settings.retry_within_ms,
+        queued_inputs: settings.queued_inputs,
+        tools: Arc::default(),
+        children: ChildLimits {
+            max_depth: settings.max_depth,
+            live: settings.live_children,
+            lifetime: settings.lifetime_children,
+        },
+        budget: BudgetRules::default(),
     }
 }
 
+/// Tokens of an answer whose length is not limited.
+const ANSWER: u64 = 1_000;
+
 impl ModelEntry {
+    /// What the core has to know of it.
+    fn rule(&self) -> ModelRule {
+        let answer = self.sampling.max_tokens.map(u64::from);
+        let most = self.context_tokens.map_or(ANSWER, |window| window / 4);
+        ModelRule {
+            name: self.name.clone(),
+            context_tokens: self.context_tokens,
+            answer_tokens: answer.unwrap_or_else(|| ANSWER.min(most)),
+            prices: self.prices,
+        }
+    }
+
     /// What these tokens cost, USD; `None` when the price or the usage is not known.
     #[must_use]
     pub fn cost(&self, usage: Option<&Usage>) -> Option<f64> {
-        Some(crate::model::cost_usd(self.prices.as_ref()?, usage?))
+        Some(self.prices.as_ref()?.cost_usd(usage?))
     }
 }

@@ -18,8 +18,11 @@ use super::Msg;
 use super::errands::CallChildren;
 use super::shared::{Agent, ModelEntry, Shared};
 use crate::admission::Claim;
+use crate::cache::Found;
 use crate::event::{Attachment, Outcome, Sandbox, Spent};
 use crate::id::{Seq, SessionId};
+use crate::metric;
+use crate::model::kept::{self, KeptAnswer};
 use crate::model::limits::{Door, Leave};
 use crate::model::{Answer, ModelError, ModelErrorKind, Piece, Request};
 use crate::store::MAX_EVENT_BYTES;
@@ -102,21 +105,77 @@ pub(super) struct ModelWork {
 pub(super) struct ModelEnd {
     pub(super) of: Seq,
     pub(super) result: Result<Answer, ModelError>,
+    pub(super) from: AnswerFrom,
     pub(super) first_piece: Option<Duration>,
     pub(super) took: Duration,
 }
+
+/// Who gave an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerFrom {
+    /// The model.
+    Model,
+    /// It had given it before.
+    Cache,
+}
+
+/// The session is gone.
+struct Gone;
 
 impl ModelWork {
     pub(super) async fn run(mut self) {
         self.agent.tools.ready(Some(self.owner)).await;
         self.request.tools = self.agent.definitions();
+        let agent = Arc::clone(&self.agent);
+        let Some(answers) = &agent.answers else {
+            self.ask(&mut None).await;
+            return;
+        };
+        let key = kept::key(&self.claim.tenant, &self.model.account, &self.request);
+        let known = answers.get(&key).await;
+        let found = known.as_ref().map_or(Found::Made, |_| Found::Kept);
+        metric::answer_cache_asked(&self.model.name, found.name());
+        if let Some(known) = known {
+            return self.say_again(known).await;
+        }
+        let mut heard = Some(KeptAnswer::default());
+        self.ask(&mut heard).await;
+        if let Some(heard) = heard.filter(KeptAnswer::is_whole) {
+            answers.put(key, heard).await;
+        }
+    }
+
+    /// An earlier answer takes no place and passes no door.
+    async fn say_again(&self, known: KeptAnswer) {
+        let credit = Arc::new(Semaphore::new(PIECES_WAITING));
+        for piece in known.pieces() {
+            if self.show(piece, &credit).await.is_err() {
+                return;
+            }
+        }
+        let none = (None, Duration::ZERO);
+        let answer = Answer {
+            usage: None,
+            ..known.answer
+        };
+        self.tell(Ok(answer), AnswerFrom::Cache, none);
+    }
+
+    /// Asks the model. What is heard stays in `heard` if that is wanted and the answer is whole.
+    async fn ask(&self, heard: &mut Option<KeptAnswer>) {
         // First the model's own limits: whoever waits there holds up nobody who asks another.
         let door = &self.model.door;
         let tokens = door.reservation(&self.request);
         let leave = match self.enter(door, tokens).await {
             Some(Ok(leave)) => leave,
-            Some(Err(error)) => return self.tell(Err(error), (None, Duration::ZERO)),
-            None => return,
+            Some(Err(error)) => {
+                *heard = None;
+                return self.tell(Err(error), AnswerFrom::Model, (None, Duration::ZERO));
+            }
+            None => {
+                *heard = None;
+                return;
+            }
         };
         let _place = self.shared.lanes.model_calls.enter(&self.claim).await;
         let begun = self.shared.clock.elapsed();
@@ -126,25 +185,38 @@ impl ModelWork {
         let mut pieces = self.model.model.answer(self.request.clone());
         let result = loop {
             let piece = match pieces.next().await {
-                Some(Ok(Piece::Done(answer))) => break Ok(answer),
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => break Err(error),
                 None => break Err(cut_stream()),
             };
+            if let Some(heard) = heard {
+                heard.hear(&piece);
+            }
+            if let Piece::Done(answer) = piece {
+                break Ok(answer);
+            }
             first_piece.get_or_insert_with(since);
-            let Ok(credit) = Arc::clone(&credit).acquire_owned().await else {
-                return;
-            };
-            let of = self.of;
-            if self.session.cast(Msg::Piece { of, piece, credit }).is_err() {
+            if self.show(piece, &credit).await.is_err() {
+                *heard = None;
                 return;
             }
         };
         match &result {
             Ok(answer) => leave.answered(answer.usage.as_ref()),
-            Err(error) => leave.failed(error),
+            Err(error) => {
+                *heard = None;
+                leave.failed(error);
+            }
         }
-        self.tell(result, (first_piece, since()));
+        self.tell(result, AnswerFrom::Model, (first_piece, since()));
+    }
+
+    async fn show(&self, piece: Piece, credit: &Arc<Semaphore>) -> Result<(), Gone> {
+        let credit = Arc::clone(credit).acquire_owned().await;
+        let credit = credit.map_err(|_closed| Gone)?;
+        let of = self.of;
+        let shown = self.session.cast(Msg::Piece { of, piece, credit });
+        shown.map_err(|_gone| Gone)
     }
 
     /// Leave for the call; `None` when its session is gone. While it waits, others may have the
@@ -169,12 +241,14 @@ impl ModelWork {
     fn tell(
         &self,
         result: Result<Answer, ModelError>,
+        from: AnswerFrom,
         (first_piece, took): (Option<Duration>, Duration),
     ) {
         // A session that is gone will ask again after it has recovered.
         let _gone = self.session.cast(Msg::ModelEnded(ModelEnd {
             of: self.of,
             result,
+            from,
             first_piece,
             took,
         }));

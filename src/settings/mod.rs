@@ -3,7 +3,9 @@
 //!
 //! Times are milliseconds and say so in their names. Nobody else reads the environment.
 
+mod agent;
 mod approval;
+mod budget;
 pub(crate) mod cycle;
 mod environment;
 mod load;
@@ -12,6 +14,7 @@ mod mcp;
 mod model;
 mod outside;
 mod paths;
+pub mod prices;
 mod problems;
 mod reload;
 mod sandbox;
@@ -25,7 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EffectClass;
 
+pub use agent::{AgentSettings, Compacting};
 pub use approval::{ApprovalMode, OnUnknown};
+pub use budget::{AgentBudget, AmountSettings, OnReached, TenantBudget};
 pub use environment::Environment;
 pub(crate) use load::nearest;
 pub use load::{DEFAULTS, Layers, LoadError, load};
@@ -100,7 +105,7 @@ pub struct SessionSettings {
     pub max_input_bytes: usize,
     /// A turn fails after so many steps.
     pub max_steps: u32,
-    /// A step fails after so many tries of the model, counted over restarts.
+    /// A step is tried so often with each model, counted over restarts.
     pub max_attempts: u32,
     /// A session is set aside after so many recoveries without progress.
     pub max_recoveries: u32,
@@ -117,6 +122,8 @@ pub struct SessionSettings {
     pub live_children: usize,
     /// So many sessions may be begun by one session in its life.
     pub lifetime_children: u32,
+    /// No try follows when a step has had no answer for so long.
+    pub retry_within_ms: u64,
     /// The longest wait before a model is tried again.
     pub retry_cap_ms: u64,
     /// The longest first wait before a model is tried again.
@@ -125,8 +132,8 @@ pub struct SessionSettings {
     pub call_timeout_ms: u64,
 }
 
-/// `[limits]`: how much may happen at once in the whole daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `[limits]`: how much may happen at once in the whole daemon, and what may be spent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
     /// Sessions in memory.
@@ -153,6 +160,12 @@ pub struct LimitSettings {
     pub loading_sessions: usize,
     /// Runs of tools that died and begin again, in a second; a tenth of it at once.
     pub restarts_per_second: u32,
+    /// What all sessions may spend together on one day, UTC.
+    pub budget_day: Option<AmountSettings>,
+    /// What the sessions of each tenant may spend together on one day, UTC.
+    pub tenant_budget_day: Option<AmountSettings>,
+    /// What the sessions of each tenant may spend together for ever.
+    pub tenant_budget_total: Option<AmountSettings>,
 }
 
 /// `[streams]`: how readers are fed.
@@ -319,20 +332,6 @@ pub enum ToolKind {
     Agent,
 }
 
-/// `[agents.NAME]`: one agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AgentSettings {
-    /// What it is for, for people.
-    pub description: String,
-    /// The model's name in `[models]`.
-    pub model: String,
-    /// Instructions that stand before the conversation.
-    pub system: String,
-    /// Names of its tools.
-    pub tools: Vec<String>,
-}
-
 impl Default for StoreSettings {
     fn default() -> Self {
         Self {
@@ -360,6 +359,7 @@ impl Default for SessionSettings {
             max_depth: 4,
             live_children: 8,
             lifetime_children: 200,
+            retry_within_ms: 600_000,
             retry_cap_ms: 30_000,
             retry_first_ms: 500,
             call_timeout_ms: 30_000,
@@ -382,6 +382,9 @@ impl Default for LimitSettings {
             waiting_requests: 1_000,
             loading_sessions: 16,
             restarts_per_second: 200,
+            budget_day: None,
+            tenant_budget_day: None,
+            tenant_budget_total: None,
         }
     }
 }

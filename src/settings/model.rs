@@ -30,6 +30,8 @@ pub struct ModelSettings {
     pub temperature: Option<f64>,
     /// Tokens of one answer; left to the provider when not set.
     pub max_tokens: Option<u32>,
+    /// Tokens that a request and its answer may have together; no care is taken when not set.
+    pub context_tokens: Option<u64>,
     /// For repeatable answers, where the provider can.
     pub seed: Option<u64>,
     /// Calls at once; `None` for as many as `limits.model_calls`.
@@ -91,6 +93,7 @@ impl Default for ModelSettings {
             call_timeout_ms: 600_000,
             temperature: None,
             max_tokens: None,
+            context_tokens: None,
             seed: None,
             max_at_once: None,
             requests_per_minute: None,

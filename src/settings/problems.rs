@@ -6,8 +6,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::settings::{
-    AgentSettings, ModelSettings, PriceSettings, Provider, Settings, ToolKind, ToolSettings,
-    nearest, sandbox,
+    ModelSettings, PriceSettings, Provider, Settings, ToolKind, ToolSettings, nearest, sandbox,
 };
 
 /// Built-in tools, by name.
@@ -60,6 +59,7 @@ impl Settings {
         for (name, tenant) in &self.tenants {
             tenant.check(&mut below(&mut found, "tenants", name));
         }
+        self.check_budgets(&mut found);
         found
     }
 
@@ -76,6 +76,7 @@ impl Settings {
         sessions.at_least("max_attempts", it.max_attempts.into(), 1);
         sessions.at_least("max_recoveries", it.max_recoveries.into(), 1);
         sessions.at_least("restart_within_ms", it.restart_within_ms, 1);
+        sessions.at_least("retry_within_ms", it.retry_within_ms, 1);
         sessions.at_least("call_timeout_ms", it.call_timeout_ms, 1);
         sessions.in_order(
             ("retry_first_ms", it.retry_first_ms),
@@ -139,24 +140,6 @@ impl Settings {
             }
         }
     }
-
-    fn check_agent(&self, agent: &AgentSettings, faults: &mut Faults<'_>) {
-        let models: Vec<_> = self.models.keys().cloned().collect();
-        if agent.model.is_empty() {
-            faults.say("model", "an agent needs the name of a model".to_owned());
-        } else {
-            faults.known("model", &agent.model, &models);
-        }
-        let tools: Vec<_> = self.tools.keys().cloned().collect();
-        for (place, tool) in agent.tools.iter().enumerate() {
-            if !self.may_be_of_server(tool) {
-                faults.known("tools", tool, &tools);
-            }
-            if agent.tools.iter().take(place).any(|other| other == tool) {
-                faults.say("tools", format!("'{tool}' stands here twice"));
-            }
-        }
-    }
 }
 
 /// More than this no counter of places can hold.
@@ -213,6 +196,7 @@ impl ModelSettings {
         if let Some(value) = self.max_tokens {
             faults.at_least("max_tokens", value.into(), 1);
         }
+        self.check_window(faults);
         faults.at_least("breaker_open_ms", self.breaker_open_ms, 1);
         for (key, value) in [
             ("max_at_once", self.max_at_once.map(|it| it as u64)),
@@ -228,6 +212,21 @@ impl ModelSettings {
         }
         if let Some(prices) = &self.prices {
             prices.check(faults);
+        }
+    }
+
+    fn check_window(&self, faults: &mut Faults<'_>) {
+        let Some(window) = self.context_tokens else {
+            return;
+        };
+        faults.at_least("context_tokens", window, 1);
+        let answer = self.max_tokens.map_or(0, u64::from);
+        if answer >= window {
+            let says = format!(
+                "{window} tokens have no room for an answer of {answer} ({}.max_tokens)",
+                faults.path
+            );
+            faults.say("context_tokens", says);
         }
     }
 }
@@ -304,7 +303,7 @@ impl ToolSettings {
     }
 }
 
-fn at<'a>(found: &'a mut Vec<Problem>, path: &str) -> Faults<'a> {
+pub(super) fn at<'a>(found: &'a mut Vec<Problem>, path: &str) -> Faults<'a> {
     Faults {
         path: path.to_owned(),
         found,

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::TenantBudget;
 use crate::settings::problems::Faults;
 
 /// What one tenant gets; what is left out is as for tenants that are not named.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantSettings {
     /// When several tenants wait: so many turns for one of a tenant with weight 1.
@@ -16,6 +17,8 @@ pub struct TenantSettings {
     pub model_calls: Option<usize>,
     /// At most so many tool calls in flight.
     pub tool_workers: Option<usize>,
+    /// What its sessions may spend together.
+    pub budget: TenantBudget,
 }
 
 impl TenantSettings {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::budget::{Spending, day};
 use crate::clock::{Clock, SystemClock};
 use crate::event::Event;
 use crate::id::{Seq, SessionId};
@@ -84,6 +85,8 @@ pub(super) struct Encoded {
     pub(super) summary: Arc<Summary>,
     pub(super) owes: Owes,
     pub(super) writes: Vec<Write>,
+    /// What is added to the ledger, under this key.
+    pub(super) spent: Option<(Vec<u8>, Spending)>,
     pub(super) bytes: usize,
 }
 
@@ -95,13 +98,19 @@ pub(super) fn encode(append: Append) -> Result<(Encoded, Vec<Stored>), StoreErro
         at,
         facts,
         summary,
+        spent,
     } = append;
     let mut seq = after;
     let events = facts.into_iter().map(|fact| {
         seq = seq.next();
         Event { seq, at, fact }
     });
-    encode_events(session, after, events.collect(), summary)
+    let (mut encoded, stored) = encode_events(session, after, events.collect(), summary)?;
+    if spent != Spending::NOTHING {
+        let key = key::ledger(day(at), &encoded.summary.tenant);
+        encoded.spent = Some((key, spent));
+    }
+    Ok((encoded, stored))
 }
 
 /// Puts events into bytes, and makes what it will have stored.
@@ -135,6 +144,7 @@ pub(super) fn encode_events(
         summary: Arc::new(summary),
         owes,
         writes,
+        spent: None,
         bytes,
     };
     Ok((encoded, stored))

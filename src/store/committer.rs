@@ -27,8 +27,8 @@ use crate::store::commit::{
 use crate::store::engine::Engine;
 use crate::store::writer::Writer;
 use crate::store::{
-    Ack, Append, Copied, CopyError, EventStore, PageLimit, Snapshot, StoreError, Stored, Summary,
-    Unfinished, copy, reader, snapshot,
+    Ack, Append, Copied, CopyError, DaySpent, EventStore, PageLimit, Snapshot, StoreError, Stored,
+    Summary, Unfinished, copy, reader, snapshot,
 };
 
 /// The queue holds so many bytes, whatever their number.
@@ -362,6 +362,10 @@ impl<E: Engine> EventStore for Committer<E> {
 
     fn resting(&self) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>> {
         self.read_with(reader::resting)
+    }
+
+    fn ledger(&self) -> BoxFuture<'_, Result<Vec<DaySpent>, StoreError>> {
+        self.read_with(reader::ledger)
     }
 
     fn keep_snapshot(

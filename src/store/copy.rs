@@ -291,7 +291,21 @@ fn fill<E: Engine>(source: &E, made: &SledEngine, cut: CutOf<'_>) -> Result<u64,
         };
         copied += u64::from(copy.session(value, head)?);
     }
+    copy_ledger(source, made)?;
     Ok(copied)
+}
+
+/// Last, so that it has what was spent for whatever was copied; what was spent meanwhile, too.
+fn copy_ledger<E: Engine>(source: &E, made: &SledEngine) -> Result<(), CopyError> {
+    let (first, last) = key::whole_ledger();
+    let mut waiting = Vec::new();
+    source.scan((&first, &last), &mut |key, value| {
+        if matches!(Key::parse(key), Some(Key::Ledger { .. })) {
+            waiting.push(Write::Put(key.to_vec(), value.to_vec()));
+        }
+        Walk::On
+    })?;
+    Ok(made.apply(waiting)?)
 }
 
 /// Every session that has an event; looks at one event of each.

@@ -20,7 +20,7 @@ use crate::store::record::Damage;
 use attachment::AttachmentDisk;
 use guide::{
     AmountsDisk, BudgetRaisedDisk, BudgetReachedDisk, CompactionDisk, FeedbackDisk, ForkDisk,
-    ModelSwitchDisk, PauseDisk,
+    ModelSwitchDisk, PauseDisk, SpentDisk,
 };
 use words::{
     CAUSES, DECISIONS, EFFECTS, FAILURES, INPUT_MODES, MEASURES, OUTCOMES, PAUSE_CAUSES, QUESTIONS,
@@ -197,13 +197,6 @@ struct ToolResultDisk<'a> {
     cause: Option<Text<'a>>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct SpentDisk {
-    usage: UsageDisk,
-    #[serde(default)]
-    cost_usd: Option<f64>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct FailureDisk<'a> {
     class: Text<'a>,
@@ -278,6 +271,8 @@ struct SummaryDisk<'a> {
     forked_from: Option<ForkDisk<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused: Option<PauseDisk<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    goes_on_at_ms: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -410,6 +405,7 @@ pub(super) fn encode_summary(summary: &Summary) -> Result<Vec<u8>, String> {
         parent: summary.parent.map(id_text),
         forked_from: summary.forked_from.as_ref().map(Into::into),
         paused: summary.paused.as_ref().map(Into::into),
+        goes_on_at_ms: summary.goes_on_at.map(|at| at.0),
     };
     rmp_serde::to_vec_named(&disk).map_err(|error| error.to_string())
 }
@@ -444,6 +440,7 @@ pub(super) fn decode_summary(payload: &[u8]) -> Result<Summary, Damage> {
         },
         forked_from: disk.forked_from.map(TryInto::try_into).transpose()?,
         paused: disk.paused.map(TryInto::try_into).transpose()?,
+        goes_on_at: disk.goes_on_at_ms.map(Timestamp),
     })
 }
 
@@ -485,6 +482,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::budget::Spending;
     use crate::event::{
         Amounts, ApprovalDecision, ApprovalRequest, Attachment, AttachmentKind, BudgetRaised,
         BudgetReached, Cause, ChildStarted, Compaction, Decision, EffectClass, Event, Failure,
@@ -673,6 +671,7 @@ mod tests {
             spent: Some(Spent {
                 usage: USAGE,
                 cost_usd: Some(0.0125),
+                steps: 0,
             }),
         };
         vec![
@@ -919,6 +918,7 @@ mod tests {
             parent: None,
             forked_from: None,
             paused: None,
+            goes_on_at: None,
         }
     }
 
@@ -941,6 +941,34 @@ mod tests {
             session: SESSION,
             at: Seq::new(7),
             by: Some("ann".to_owned()),
+        }
+    }
+
+    /// A result of children whose steps are known.
+    fn spent_with_steps() -> Fact {
+        Fact::ToolResult(ToolResult {
+            of: Seq::new(6),
+            outcome: Outcome::Ok,
+            content: "2".to_owned(),
+            attempts: 1,
+            duration_ms: 3,
+            sandbox: None,
+            cause: None,
+            attachments: Vec::new(),
+            spent: Some(Spent {
+                usage: USAGE,
+                cost_usd: Some(0.0125),
+                steps: 2,
+            }),
+        })
+    }
+
+    /// A session that a budget of the day has paused.
+    fn summary_paused() -> Summary {
+        Summary {
+            status: Status::Paused,
+            goes_on_at: Some(Timestamp(1_700_006_400_000)),
+            ..summary()
         }
     }
 
@@ -1012,6 +1040,17 @@ mod tests {
         records.push(("record_summary_waiting".to_owned(), key.clone(), value));
         let value = record::encode_summary(&key, &guided()).unwrap();
         records.push(("record_summary_guided".to_owned(), key, value));
+        let key = key::summary(SESSION);
+        let value = record::encode_summary(&key, &summary_paused()).unwrap();
+        records.push(("record_summary_paused".to_owned(), key, value));
+        records.push(record_of(
+            "tool_result_spent_steps",
+            spent_with_steps(),
+            300,
+        ));
+        let key = key::ledger(LEDGER.0, LEDGER.1);
+        let value = record::encode_ledger(&key, LEDGER.2);
+        records.push(("record_ledger".to_owned(), key, value));
         let key = key::unfinished(SESSION);
         let value = record::encode_recoveries(&key, 2);
         records.push(("record_recoveries".to_owned(), key, value));
@@ -1024,6 +1063,17 @@ mod tests {
         records.push(("record_commits".to_owned(), key::COMMITS.to_vec(), value));
         records
     }
+
+    const LEDGER: (u32, &str, Spending) = (
+        20_000,
+        "acme",
+        Spending {
+            nano_usd: 12_500_000,
+            tokens: 70_000,
+            steps: 3,
+            millis: 9_500,
+        },
+    );
 
     const META: Meta = Meta {
         store_version: 1,
@@ -1105,6 +1155,13 @@ mod tests {
         assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_summary_guided");
         assert_eq!(record::decode_summary(&key, &value), Ok(guided()));
+        let (_, value) = witness("tool_result_spent_steps");
+        let event = record::decode_event(SESSION, Seq::new(300), &value);
+        assert_eq!(event.map(|event| event.fact), Ok(spent_with_steps()));
+        let (key, value) = witness("record_summary_paused");
+        assert_eq!(record::decode_summary(&key, &value), Ok(summary_paused()));
+        let (key, value) = witness("record_ledger");
+        assert_eq!(record::decode_ledger(&key, &value), Ok(LEDGER.2));
         let (key, value) = witness("record_recoveries");
         assert_eq!(record::decode_recoveries(&key, &value), Ok(2));
         let (key, value) = witness("record_quarantine");

@@ -5,6 +5,7 @@
 //! ```text
 //! D | session            the session is being deleted
 //! E | session | seq      an event; large ones: E | session | seq | part
+//! L | day | tenant       what the tenant spent on that day
 //! M | session            its summary, and so its high-water mark
 //! Q | session            why it is set aside
 //! U | session            present while it is unfinished: its recoveries
@@ -18,6 +19,7 @@ use crate::id::{Seq, SessionId};
 
 const DELETED: u8 = b'D';
 const EVENT: u8 = b'E';
+const LEDGER: u8 = b'L';
 const SUMMARY: u8 = b'M';
 const QUARANTINE: u8 = b'Q';
 const UNFINISHED: u8 = b'U';
@@ -29,7 +31,7 @@ pub(super) const COMMITS: &[u8] = b"commits";
 pub(super) const META: &[u8] = b"meta";
 
 /// What a key names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Deleted(SessionId),
     Event {
@@ -41,6 +43,10 @@ pub(super) enum Key {
     Quarantine(SessionId),
     Unfinished(SessionId),
     Snapshot(SessionId, u16),
+    Ledger {
+        day: u32,
+        tenant: String,
+    },
     Commits,
     Meta,
 }
@@ -55,6 +61,12 @@ impl Key {
             return Some(Self::Commits);
         }
         let (kind, rest) = bytes.split_first()?;
+        if *kind == LEDGER {
+            let (day, tenant) = rest.split_first_chunk::<4>()?;
+            let tenant = String::from_utf8(tenant.to_vec()).ok()?;
+            let day = u32::from_be_bytes(*day);
+            return Some(Self::Ledger { day, tenant });
+        }
         let (session, rest) = rest.split_first_chunk::<16>()?;
         let session = SessionId::from_key(*session);
         if *kind == EVENT {
@@ -170,6 +182,19 @@ pub(super) fn all_deleted() -> (Vec<u8>, Vec<u8>) {
     all(DELETED)
 }
 
+/// Of what a tenant spent on a day.
+pub(super) fn ledger(day: u32, tenant: &str) -> Vec<u8> {
+    let mut key = vec![LEDGER];
+    key.extend_from_slice(&day.to_be_bytes());
+    key.extend_from_slice(tenant.as_bytes());
+    key
+}
+
+/// Bounds of the whole ledger; the last is beyond it.
+pub(super) fn whole_ledger() -> (Vec<u8>, Vec<u8>) {
+    (vec![LEDGER], vec![LEDGER + 1])
+}
+
 fn of_session(kind: u8, session: SessionId) -> Vec<u8> {
     let mut key = Vec::with_capacity(27);
     key.push(kind);
@@ -208,6 +233,12 @@ mod tests {
         assert_eq!(Key::parse(META), Some(Key::Meta));
         assert_eq!(Key::parse(COMMITS), Some(Key::Commits));
         assert_eq!(Key::parse(b"E123"), None);
+        let tenant = "acme, a tenant with a long name".to_owned();
+        let day = 20_000;
+        assert_eq!(
+            Key::parse(&ledger(day, &tenant)),
+            Some(Key::Ledger { day, tenant })
+        );
     }
 
     #[test]

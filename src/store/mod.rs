@@ -33,6 +33,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use crate::budget::Spending;
 use crate::event::{Event, Fact, Fork, Pause, Question, Timestamp, Usage};
 use crate::id::{Seq, SessionId};
 
@@ -69,6 +70,20 @@ pub struct Append {
     pub facts: Vec<Fact>,
     /// The session as it stands after these facts.
     pub summary: Summary,
+    /// What these facts spent. It goes to the ledger in the same write; what was spent elsewhere, as
+    /// in a log that is copied, does not.
+    pub spent: Spending,
+}
+
+/// What a tenant spent on a day: all sessions together, those included that were deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaySpent {
+    /// The tenant's name.
+    pub tenant: String,
+    /// The day, UTC: days since the first of January 1970.
+    pub day: u32,
+    /// What was spent.
+    pub spent: Spending,
 }
 
 /// What `ls` shows of a session without reading its log; kept with the log, in the same write.
@@ -106,6 +121,8 @@ pub struct Summary {
     pub paused: Option<Pause>,
     /// Tool calls that wait for a person; the first few of them.
     pub asked: Vec<Asked>,
+    /// When it goes on by itself, if it is paused until then.
+    pub goes_on_at: Option<Timestamp>,
 }
 
 /// A tool call that waits for a person.
@@ -391,6 +408,9 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// The session's snapshot; `None` when there is none, or none that can be read.
     fn snapshot(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>>;
+
+    /// What each tenant spent on each day, as far as it was applied.
+    fn ledger(&self) -> BoxFuture<'_, Result<Vec<DaySpent>, StoreError>>;
 
     /// Counts one more recovery for each, durably, and gives the new counts. Call it before the
     /// session is replayed.

@@ -10,7 +10,7 @@ use crate::store::commit::{Shared, corrupt, missing_summary};
 use crate::store::engine::{Engine, EngineError, Walk};
 use crate::store::key::Key;
 use crate::store::record::{self, Damage};
-use crate::store::{PageLimit, Status, StoreError, Stored, Summary, Unfinished, key};
+use crate::store::{DaySpent, PageLimit, Status, StoreError, Stored, Summary, Unfinished, key};
 
 /// A page of events after `after`.
 pub(super) fn events<E: Engine>(
@@ -285,6 +285,22 @@ fn owing<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished>, StoreError> {
     });
     scanned.map_err(whole_store)?;
     Ok(found)
+}
+
+/// The whole ledger. A day that cannot be read counts as nothing, and the log says so: `verify`
+/// names it.
+pub(super) fn ledger<E: Engine>(shared: &Shared<E>) -> Result<Vec<DaySpent>, StoreError> {
+    let (first, last) = key::whole_ledger();
+    let mut days = Vec::new();
+    let scanned = shared.engine.scan((&first, &last), &mut |key, value| {
+        if let Some(Key::Ledger { day, tenant }) = Key::parse(key) {
+            let spent = record::ledger_or_nothing(key, value);
+            days.push(DaySpent { tenant, day, spent });
+        }
+        Walk::On
+    });
+    scanned.map_err(whole_store)?;
+    Ok(days)
 }
 
 /// Why a session is set aside. A reason that cannot be read is still one.

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Spending;
 use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::Write;
@@ -37,6 +38,7 @@ const META: u16 = 0x1004;
 const DELETED: u16 = 0x1005;
 const COMMITS: u16 = 0x1006;
 const SNAPSHOT: u16 = 0x1010;
+const LEDGER: u16 = 0x1007;
 
 /// A quarantine's reason may have so many bytes; the rest is cut.
 const REASON_BYTES: usize = 16 * 1024;
@@ -87,6 +89,14 @@ struct Deleted {}
 #[derive(Serialize, Deserialize)]
 struct Commits {
     count: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Ledger {
+    nano_usd: u64,
+    tokens: u64,
+    steps: u64,
+    millis: u64,
 }
 
 /// Puts an event into the writes that store it.
@@ -230,6 +240,43 @@ pub(super) fn decode_snapshot(key: &[u8], bytes: &[u8]) -> Result<Snapshot, Dama
     Ok(Snapshot {
         head: Seq::new(u64::from_be_bytes(*head)),
         bytes: bytes.to_vec(),
+    })
+}
+
+/// The value of what a tenant spent on a day.
+pub(super) fn encode_ledger(key: &[u8], spent: Spending) -> Vec<u8> {
+    let Spending {
+        nano_usd,
+        tokens,
+        steps,
+        millis,
+    } = spent;
+    let ledger = Ledger {
+        nano_usd,
+        tokens,
+        steps,
+        millis,
+    };
+    seal_small(key, LEDGER, &ledger)
+}
+
+/// Reads what a tenant spent on a day.
+pub(super) fn decode_ledger(key: &[u8], bytes: &[u8]) -> Result<Spending, Damage> {
+    let found = open_small::<Ledger>(key, bytes, LEDGER)?;
+    Ok(Spending {
+        nano_usd: found.nano_usd,
+        tokens: found.tokens,
+        steps: found.steps,
+        millis: found.millis,
+    })
+}
+
+/// What a tenant spent on a day; nothing when that cannot be read.
+pub(super) fn ledger_or_nothing(key: &[u8], bytes: &[u8]) -> Spending {
+    decode_ledger(key, bytes).unwrap_or_else(|damage| {
+        let key = String::from_utf8_lossy(key);
+        tracing::error!(%key, %damage, "what was spent on a day cannot be read; budgets count it as nothing");
+        Spending::NOTHING
     })
 }
 

@@ -102,6 +102,7 @@ impl Check {
                 self.check(Some(session), record::decode_quarantine(key, value));
             }
             Some(Key::Snapshot(session, part)) => self.take_snapshot(session, part, value),
+            Some(Key::Ledger { .. }) => self.check(None, record::decode_ledger(key, value)),
             Some(Key::Meta) => self.check(None, record::decode_meta(value)),
             Some(Key::Commits) => self.check(None, record::decode_commits(value)),
             None => self.problem(None, None, "a key is none of ours".to_owned()),

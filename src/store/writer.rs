@@ -4,9 +4,10 @@
 //! Every change of the store goes through here: there is one writer for all sessions. Never
 //! acknowledges: that is the syncer's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::budget::Spending;
 use crate::id::{Seq, SessionId};
 use crate::store::commit::{
     Applied, Change, Encoded, Owes, Reply, Request, Shared, Touched, corrupt, fail_all,
@@ -32,6 +33,8 @@ struct Head {
 #[derive(Default)]
 struct Batch {
     writes: Vec<Write>,
+    /// What the ledger will say.
+    ledger: BTreeMap<Vec<u8>, Spending>,
     bytes: usize,
     replies: Vec<Reply>,
     sessions: Touched,
@@ -41,6 +44,8 @@ struct Batch {
 pub(super) struct Writer<E> {
     shared: Arc<Shared<E>>,
     heads: HashMap<SessionId, Head>,
+    /// What the ledger says, as far as it was asked for.
+    ledger: HashMap<Vec<u8>, Spending>,
 }
 
 impl<E: Engine> Writer<E> {
@@ -48,6 +53,7 @@ impl<E: Engine> Writer<E> {
         Self {
             shared,
             heads: HashMap::new(),
+            ledger: HashMap::new(),
         }
     }
 
@@ -55,6 +61,9 @@ impl<E: Engine> Writer<E> {
     pub(super) fn carry_out(&mut self, requests: Vec<Request>, out: &mut dyn FnMut(Applied)) {
         if self.heads.len() > REMEMBERED {
             self.heads.clear();
+        }
+        if self.ledger.len() > REMEMBERED {
+            self.ledger.clear();
         }
         let free = self.shared.free();
         let mut batch = Batch::default();
@@ -79,8 +88,11 @@ impl<E: Engine> Writer<E> {
     }
 
     fn take_in(&mut self, batch: &mut Batch, append: Encoded, reply: Reply, free: Option<u64>) {
-        if let Err(error) = self.admit(batch.bytes, &append, free) {
-            return reply(Err(error));
+        let admitted = self.admit(batch.bytes, &append, free);
+        let charged = admitted.and_then(|()| self.charge(append.spent.as_ref()));
+        match charged {
+            Ok(entry) => batch.ledger.extend(entry),
+            Err(error) => return reply(Err(error)),
         }
         let Some(head) = self.heads.get_mut(&append.session) else {
             return reply(Err(StoreError::Closed));
@@ -103,6 +115,30 @@ impl<E: Engine> Writer<E> {
         entry
             .and_modify(|(_, after)| *after = Arc::clone(&append.summary))
             .or_insert((before, append.summary));
+    }
+
+    /// Adds to the ledger; gives what it says now.
+    fn charge(
+        &mut self,
+        spent: Option<&(Vec<u8>, Spending)>,
+    ) -> Result<Option<(Vec<u8>, Spending)>, StoreError> {
+        let Some((key, spent)) = spent else {
+            return Ok(None);
+        };
+        let before = match self.ledger.get(key) {
+            Some(known) => *known,
+            None => self.load_ledger(key)?,
+        };
+        let sum = before.plus(*spent);
+        self.ledger.insert(key.clone(), sum);
+        Ok(Some((key.clone(), sum)))
+    }
+
+    fn load_ledger(&self, key: &[u8]) -> Result<Spending, StoreError> {
+        let found = self.shared.guarded(|engine| engine.get(key))?;
+        Ok(found.map_or(Spending::NOTHING, |bytes| {
+            record::ledger_or_nothing(key, &bytes)
+        }))
     }
 
     /// Whether this append may be taken in; remembers where its session stands.
@@ -170,9 +206,13 @@ impl<E: Engine> Writer<E> {
         })
     }
 
-    fn apply(&mut self, batch: Batch, out: &mut dyn FnMut(Applied)) {
+    fn apply(&mut self, mut batch: Batch, out: &mut dyn FnMut(Applied)) {
         if batch.replies.is_empty() {
             return;
+        }
+        for (key, spent) in batch.ledger {
+            let value = record::encode_ledger(&key, spent);
+            batch.writes.push(Write::Put(key, value));
         }
         self.shared.hide(&batch.sessions);
         let after = batch

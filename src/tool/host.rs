@@ -7,13 +7,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use moka::future::Cache;
-use moka::policy::EvictionPolicy;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tracing::{info, warn};
 
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
+use crate::cache::{Cache, CacheLimits, Found, canonical};
 use crate::clock::Clock;
 use crate::event::{Cause, EffectClass, Outcome};
 use crate::metric;
@@ -50,15 +49,6 @@ pub enum Fallback {
     Text(String),
     /// The answer of the tool with this name, to the same arguments. Its own fallback is not used.
     Tool(String),
-}
-
-/// How many answers are kept, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheLimits {
-    /// An answer is used for so long.
-    pub ttl: Duration,
-    /// So many are kept; the one that was not asked for longest goes first.
-    pub entries: u64,
 }
 
 /// How a call, or one run of it, ended.
@@ -100,16 +90,6 @@ pub struct BreakerInfo {
     pub failures: u32,
 }
 
-/// Answers by arguments.
-type Answers = Cache<String, Kept>;
-
-/// A good answer, and when it came.
-#[derive(Clone, Debug)]
-struct Kept {
-    text: Arc<str>,
-    at: Duration,
-}
-
 /// A tool and what stands around it.
 #[derive(Debug)]
 pub struct Host {
@@ -120,7 +100,7 @@ pub struct Host {
     checker: Result<Checker, String>,
     breaker: Mutex<Breaker>,
     fallback: Option<Fallback>,
-    cache: Option<Answers>,
+    cache: Option<Cache<Arc<str>>>,
     places: Option<Arc<Semaphore>>,
     clock: Arc<dyn Clock>,
 }
@@ -159,7 +139,9 @@ impl Host {
         Self {
             checker: Checker::new(&definition.parameters),
             breaker: Mutex::new(Breaker::new(care.breaker)),
-            cache: care.cache.map(cache),
+            cache: care
+                .cache
+                .map(|limits| Cache::new(limits, Arc::clone(&clock))),
             places: places.map(|places| Arc::new(Semaphore::new(places.clamp(1, MAX_PLACES)))),
             fallback: care.fallback,
             name,
@@ -238,41 +220,18 @@ impl Host {
             return self.guarded(invocation, others).await;
         };
         let key = canonical(&invocation.arguments);
-        self.forget_if_old(cache, &key).await;
-        let mut ran = false;
         let run = async {
-            ran = true;
             match self.guarded(invocation, others).await {
-                Tried::Answered(_, text) => Ok(Kept {
-                    text: Arc::from(text),
-                    at: self.clock.elapsed(),
-                }),
+                Tried::Answered(_, text) => Ok(Arc::<str>::from(text)),
                 none @ (Tried::Failed(..) | Tried::Died(..) | Tried::Refused(..)) => Err(none),
             }
         };
-        let found: Result<Kept, Arc<Tried>> = cache.try_get_with(key, Box::pin(run)).await;
-        metric::cache_asked(&self.name, if ran { "miss" } else { "hit" });
-        match found {
-            Ok(kept) if ran => {
-                // Now, and not some time later, goes what is one too many.
-                cache.run_pending_tasks().await;
-                Tried::Answered(Outcome::Ok, kept.text.to_string())
-            }
-            Ok(kept) => Tried::Answered(Outcome::Cached, kept.text.to_string()),
-            Err(none) => Tried::clone(&none),
-        }
-    }
-
-    /// An answer's age is measured by the company's clock. That a fresh one, which came just now,
-    /// is forgotten as well costs another run of a pure tool.
-    async fn forget_if_old(&self, cache: &Answers, key: &str) {
-        let Some(kept) = cache.get(key).await else {
-            return;
-        };
-        let age = self.clock.elapsed().saturating_sub(kept.at);
-        let ttl = cache.policy().time_to_live();
-        if ttl.is_some_and(|ttl| age >= ttl) {
-            cache.invalidate(key).await;
+        let (answer, found) = cache.get_or_make(key, run).await;
+        metric::cache_asked(&self.name, found.name());
+        match (answer, found) {
+            (Ok(text), Found::Made) => Tried::Answered(Outcome::Ok, text.to_string()),
+            (Ok(text), Found::Kept) => Tried::Answered(Outcome::Cached, text.to_string()),
+            (Err(none), _) => Tried::clone(&none),
         }
     }
 
@@ -425,34 +384,6 @@ impl Drop for Running<'_> {
         } else {
             Verdict::None
         });
-    }
-}
-
-fn cache(limits: CacheLimits) -> Answers {
-    Cache::builder()
-        .max_capacity(limits.entries)
-        .time_to_live(limits.ttl)
-        .eviction_policy(EvictionPolicy::lru())
-        .build()
-}
-
-/// The same text for the same arguments, in whatever order their keys came.
-fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => {
-            let mut keys: Vec<_> = fields.iter().collect();
-            keys.sort_by_key(|(key, _)| *key);
-            let field = |(key, value): (&String, &Value)| {
-                format!("{}:{}", Value::from(key.as_str()), canonical(value))
-            };
-            let fields: Vec<_> = keys.into_iter().map(field).collect();
-            format!("{{{}}}", fields.join(","))
-        }
-        Value::Array(items) => {
-            let items: Vec<_> = items.iter().map(canonical).collect();
-            format!("[{}]", items.join(","))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     }
 }
 

@@ -35,8 +35,9 @@ use crate::event::{Attachment, EffectClass, Sandbox};
 use crate::id::SessionId;
 use crate::restart::RestartPolicy;
 
+pub use crate::cache::CacheLimits;
 pub use compose::care;
-pub use host::{CacheLimits, Care, Fallback, RunEnd};
+pub use host::{Care, Fallback, RunEnd};
 pub(crate) use process::sweep;
 pub use toolbox::{Call, Toolbox, ToolboxError};
 

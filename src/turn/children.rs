@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::{Refusal, Rules, State};
-use crate::event::{ChildStarted, Fact, UserInput};
+use crate::event::{Amounts, ChildStarted, Fact, UserInput};
 use crate::id::{Seq, SessionId, TurnId};
 
 /// How many sessions a session may begin.
@@ -22,12 +22,14 @@ pub struct ChildLimits {
 }
 
 /// A session that a tool call began.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Child {
     /// The call.
     pub of: Seq,
     /// The session.
     pub session: SessionId,
+    /// What it may spend of this session's budget, if that has one.
+    pub grant: Option<Amounts>,
 }
 
 /// The children of the last turn, and how many there were before.
@@ -52,8 +54,9 @@ pub(super) enum Errand {
 impl Children {
     pub(super) fn began(&mut self, child: &ChildStarted) {
         self.begun = self.begun.saturating_add(1);
-        let (of, session) = (child.of, child.session);
-        self.by_key.insert(child.key.clone(), Child { of, session });
+        let (of, session, grant) = (child.of, child.session, child.grant);
+        let begun = Child { of, session, grant };
+        self.by_key.insert(child.key.clone(), begun);
     }
 
     pub(super) fn next_turn(&mut self) {
@@ -103,6 +106,13 @@ impl State {
             .map(|child| child.session)
     }
 
+    /// What children may spend whose answer is owed.
+    pub(super) fn owed_grants(&self) -> impl Iterator<Item = Option<Amounts>> {
+        let all = self.children.by_key.values();
+        all.filter(|child| self.open_call(child.of).is_some())
+            .map(|child| child.grant)
+    }
+
     /// Whether the session that began this one waits for an answer. What goes on meanwhile goes on
     /// under its turn: it needs no place of its own.
     #[must_use]
@@ -122,10 +132,15 @@ impl State {
 
     /// Notes the parent's input.
     pub(super) fn errand_given(&mut self, seq: Seq, input: &UserInput) {
-        let parent = self.created().and_then(|created| created.parent.as_ref());
-        if parent.is_some_and(|parent| input.key.as_ref() == Some(&parent.key)) {
+        if self.is_errand(input) {
             self.errand = Errand::Waiting(seq);
         }
+    }
+
+    /// Whether the parent gives this input.
+    pub(super) fn is_errand(&self, input: &UserInput) -> bool {
+        let parent = self.created().and_then(|created| created.parent.as_ref());
+        parent.is_some_and(|parent| input.key.as_ref() == Some(&parent.key))
     }
 
     pub(super) fn start_child(

@@ -3,20 +3,30 @@
 //! An input gives its own facts; then follow those that need nothing more from outside (the end of
 //! a turn, the intents of the tool calls that an answer asks for), until something is owed.
 
+use super::ask::compacted;
 use super::{
-    Input, ModelFailure, OpenCall, Owed, Phase, Refusal, Rules, Slot, Stage, State, ToolDeath,
-    Turn, approval, outcome,
+    Input, OpenCall, Owed, Phase, Refusal, Rules, Slot, Stage, State, ToolDeath, Turn, approval,
+    outcome,
 };
 use crate::event::{
-    Cause, EffectClass, Event, Fact, Failure, FailureClass, InputMode, LlmRequest, Timestamp,
-    ToolCall, TurnStatus, UserInput,
+    Cause, EffectClass, Event, Fact, Failure, FailureClass, InputMode, PauseCause, Purpose,
+    Timestamp, ToolCall, TurnStatus, UserInput,
 };
 use crate::id::Seq;
+use crate::settings::OnReached;
+
+/// A model call whose outcome is owed.
+pub(super) struct Asking<'a> {
+    pub(super) turn: &'a Turn,
+    pub(super) of: Seq,
+    pub(super) attempt: u32,
+    pub(super) purpose: Purpose,
+}
 
 /// Code of the outcome of a model call that somebody cancelled.
 pub(super) const CANCELLED: &str = "cancelled";
 /// Code of the outcome of a model call that the daemon's end cut off.
-const INTERRUPTED: &str = "interrupted";
+pub(super) const INTERRUPTED: &str = "interrupted";
 /// Code of a turn with too many steps.
 const TOO_MANY_STEPS: &str = "too_many_steps";
 
@@ -42,14 +52,14 @@ impl State {
                 Ok(vec![Fact::SessionCreated(created)])
             }
             Input::Create(_) => Err(Refusal::NoChange),
-            Input::Say(input) => self.say(input, rules),
+            Input::Say(input) => self.say(input, at, rules),
             Input::Place => self.begin_turn(),
-            Input::RetryDue => self.retry_due(rules),
+            Input::RetryDue => self.retry_due(at, rules),
             Input::Answered(response) if self.owes_answer(response.of) => {
                 Ok(vec![Fact::LlmResponse(response)])
             }
             Input::Answered(response) => Err(Refusal::Stale(response.of)),
-            Input::ModelFailed(failure) => self.fail_model(failure, rules),
+            Input::ModelFailed(failure) => self.fail_model(failure, at, rules),
             Input::ToolDone(result) if self.runs(result.of) => Ok(vec![Fact::ToolResult(result)]),
             Input::ToolDone(result) => Err(Refusal::Stale(result.of)),
             Input::RestartsSpent {
@@ -62,6 +72,7 @@ impl State {
             }
             Input::ToolDied(death) => self.tool_died(&death, at, rules),
             Input::Rule(verdict) => self.rule(verdict, rules),
+            Input::Due if self.has_more(at) => Ok(vec![Fact::Resumed { by: None }]),
             Input::Due => self.expire(at),
             Input::StartChild { child, over } => self.start_child(child, over, rules),
             Input::Cancel => self.cancel(),
@@ -75,6 +86,7 @@ impl State {
             Input::Resume { by } if self.paused.is_some() => Ok(vec![Fact::Resumed { by }]),
             Input::Resume { .. } => Err(Refusal::NotPaused),
             Input::Rate(rating) => self.rate(rating),
+            Input::RaiseBudget(raised) => self.raise(raised, at, rules),
             Input::Close { .. } if self.closed => Err(Refusal::NoChange),
             Input::Close { by } => Ok(vec![Fact::SessionClosed { by }]),
         }
@@ -107,7 +119,10 @@ impl State {
             return Vec::new();
         }
         let Some(turn) = &self.turn else {
-            return Vec::new();
+            // What a budget keeps from going on is a turn; the next one asks anew.
+            let waits = self.paused() == Some(PauseCause::Budget);
+            let resumed = waits.then_some(Fact::Resumed { by: None });
+            return resumed.into_iter().collect();
         };
         match &turn.phase {
             Phase::Ask { .. } if self.paused.is_some() => Vec::new(),
@@ -115,7 +130,12 @@ impl State {
                 vec![self.turn_finished(TurnStatus::Completed)]
             }
             Phase::Ask { .. } if turn.step > rules.max_steps => vec![too_many_steps(rules)],
-            Phase::Ask { attempt } => vec![self.ask(turn, *attempt, rules)],
+            Phase::Ask { attempt } => self.ask(turn, *attempt, at, rules),
+            Phase::NoAnswer { .. } => {
+                let end = || self.turn_finished(TurnStatus::Failed);
+                vec![self.after_no_answer(turn, rules).unwrap_or_else(end)]
+            }
+            Phase::Compact { upto, summary } => vec![compacted(*upto, summary.clone())],
             Phase::Tools(slots) => slots
                 .iter()
                 .filter_map(|slot| match &slot.stage {
@@ -131,7 +151,7 @@ impl State {
         }
     }
 
-    fn say(&self, input: UserInput, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
+    fn say(&self, input: UserInput, at: Timestamp, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
         if let Some(key) = &input.key {
             match self.keys.find(key, &input.content) {
                 Some(Ok(seq)) => return Err(Refusal::Repeated(seq)),
@@ -151,6 +171,12 @@ impl State {
         if self.waiting.len() >= rules.queued_inputs {
             return Err(Refusal::TooManyInputs(self.waiting.len()));
         }
+        if rules.budget.on_reached == OnReached::Fail
+            && let Some(reached) = self.lacks_for_more(at, rules)
+            && !self.is_errand(&input)
+        {
+            return Err(Refusal::OverBudget(reached));
+        }
         Ok(vec![Fact::UserInput(input)])
     }
 
@@ -164,7 +190,7 @@ impl State {
         }
     }
 
-    fn retry_due(&self, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
+    fn retry_due(&self, at: Timestamp, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
         let Some(turn) = &self.turn else {
             return Err(Refusal::NoChange);
         };
@@ -174,35 +200,44 @@ impl State {
         if self.paused.is_some() {
             return Err(Refusal::NoChange);
         }
-        Ok(vec![self.ask(turn, attempt, rules)])
+        Ok(self.ask(turn, attempt, at, rules))
     }
 
-    fn owes_answer(&self, intent: Seq) -> bool {
-        self.asking_now().is_some_and(|(_, of, _)| of == intent)
-    }
-
-    /// The turn, the intent and the attempt of the model call whose outcome is owed.
-    fn asking_now(&self) -> Option<(&Turn, Seq, u32)> {
-        let turn = self.turn.as_ref()?;
-        match turn.phase {
-            Phase::Asking { of, attempt } => Some((turn, of, attempt)),
-            Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Tools(_) | Phase::Ending(_) => None,
+    /// What brings the turn nearer to an answer; a model call has to fit into the budgets.
+    fn ask(&self, turn: &Turn, attempt: u32, at: Timestamp, rules: &Rules) -> Vec<Fact> {
+        let next = self.toward_answer(turn, attempt, rules);
+        let is_call = matches!(next, Fact::LlmRequest(_));
+        match self.lacks(at, rules).filter(|_| is_call) {
+            Some(reached) => self.stop_for(reached, rules),
+            None => vec![next],
         }
     }
 
-    fn fail_model(&self, failure: ModelFailure, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
-        let attempt = match self.asking_now() {
-            Some((_, of, attempt)) if of == failure.of => attempt,
-            Some(_) | None => return Err(Refusal::Stale(failure.of)),
-        };
-        let again = failure.retry_in_ms.filter(|_| attempt < rules.max_attempts);
-        Ok(vec![Fact::Error(Failure {
-            class: FailureClass::Model,
-            code: failure.code,
-            message: failure.message,
-            of: Some(failure.of),
-            retry_in_ms: again,
-        })])
+    fn owes_answer(&self, intent: Seq) -> bool {
+        self.asking_now().is_some_and(|asking| asking.of == intent)
+    }
+
+    /// The model call whose outcome is owed.
+    pub(super) fn asking_now(&self) -> Option<Asking<'_>> {
+        let turn = self.turn.as_ref()?;
+        match turn.phase {
+            Phase::Asking {
+                of,
+                attempt,
+                purpose,
+            } => Some(Asking {
+                turn,
+                of,
+                attempt,
+                purpose,
+            }),
+            Phase::Ask { .. }
+            | Phase::Backoff { .. }
+            | Phase::NoAnswer { .. }
+            | Phase::Compact { .. }
+            | Phase::Tools(_)
+            | Phase::Ending(_) => None,
+        }
     }
 
     /// Whether a run of this call is owed.
@@ -239,7 +274,7 @@ impl State {
 
     /// The end of the model call whose answer nobody wants any more, if there is one.
     pub(super) fn answer_unwanted(&self, why: &str) -> Option<Fact> {
-        let (_, of, _) = self.asking_now()?;
+        let of = self.asking_now()?.of;
         Some(Fact::Error(Failure {
             class: FailureClass::Model,
             code: CANCELLED.to_owned(),
@@ -282,23 +317,43 @@ impl State {
                 }
             })
             .collect();
-        if let Some((turn, of, attempt)) = self.asking_now() {
-            let again = attempt < rules.max_attempts;
-            facts.push(Fact::Error(Failure {
-                class: FailureClass::Internal,
-                code: INTERRUPTED.to_owned(),
-                message: reason.to_owned(),
-                of: Some(of),
-                retry_in_ms: again.then_some(0),
-            }));
-            let at_once = again && self.paused.is_none();
-            facts.extend(at_once.then(|| self.ask(turn, attempt.saturating_add(1), rules)));
+        if let Some(asking) = self.asking_now() {
+            facts.extend(self.interrupted(&asking, reason, at, rules));
         }
         // A log that was cut between two facts of one write may end before a consequence.
         if facts.is_empty() && self.consequences(at, rules).is_empty() {
             return Err(Refusal::NoChange);
         }
         Ok(facts)
+    }
+
+    /// The daemon's end cut off the model's answer.
+    fn interrupted(
+        &self,
+        asking: &Asking<'_>,
+        reason: &str,
+        at: Timestamp,
+        rules: &Rules,
+    ) -> Vec<Fact> {
+        let is_answer = asking.purpose == Purpose::Answer;
+        let again = is_answer && asking.attempt < rules.max_attempts;
+        let failure = Failure {
+            class: FailureClass::Internal,
+            code: INTERRUPTED.to_owned(),
+            message: reason.to_owned(),
+            of: Some(asking.of),
+            retry_in_ms: again.then_some(0),
+        };
+        if !again && is_answer {
+            return self.no_answer(asking.turn, failure, rules);
+        }
+        let mut facts = vec![Fact::Error(failure)];
+        let at_once = again && self.paused.is_none();
+        let attempt = asking.attempt.saturating_add(1);
+        if at_once {
+            facts.extend(self.ask(asking.turn, attempt, at, rules));
+        }
+        facts
     }
 
     fn intent(&self, slot: &Slot, rules: &Rules) -> Fact {
@@ -315,17 +370,6 @@ impl State {
             arguments: slot.call.arguments.clone(),
             effect: rule.map_or(EffectClass::Pure, |rule| rule.effect),
             needs_approval: rule.is_some_and(|rule| rule.asks.is_some()),
-        })
-    }
-
-    fn ask(&self, turn: &Turn, attempt: u32, rules: &Rules) -> Fact {
-        Fact::LlmRequest(LlmRequest {
-            turn: turn.id,
-            step: turn.step,
-            attempt,
-            model: rules.model.clone(),
-            inputs: self.steering.clone(),
-            ..LlmRequest::default()
         })
     }
 

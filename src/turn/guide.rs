@@ -70,9 +70,12 @@ impl State {
         };
         let status = match turn.phase {
             Phase::Ending(status) => status,
-            Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Asking { .. } | Phase::Tools(_) => {
-                TurnStatus::Cancelled
-            }
+            Phase::Ask { .. }
+            | Phase::Backoff { .. }
+            | Phase::Asking { .. }
+            | Phase::NoAnswer { .. }
+            | Phase::Compact { .. }
+            | Phase::Tools(_) => TurnStatus::Cancelled,
         };
         let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cut_off).collect();
         facts.extend(self.answer_unwanted(outcome::FORKED));

@@ -1,7 +1,11 @@
 //! What can reach a session, and why it may not fit.
 
 use super::{ModelFailure, Rating, ToolDeath, Verdict};
-use crate::event::{ChildStarted, LlmResponse, Pause, SessionCreated, ToolResult, UserInput};
+use crate::budget;
+use crate::event::{
+    BudgetRaised, BudgetReached, ChildStarted, LlmResponse, Measure, Pause, Scope, SessionCreated,
+    ToolResult, UserInput,
+};
 use crate::id::{Seq, TurnId};
 
 /// Something that reached the session from outside.
@@ -35,7 +39,7 @@ pub enum Input {
     },
     /// A person answers a question about a tool call.
     Rule(Verdict),
-    /// Questions may have expired.
+    /// Questions may have expired, and a budget may have begun anew.
     Due,
     /// A tool call wants a session of its own.
     StartChild {
@@ -72,6 +76,8 @@ pub enum Input {
     },
     /// Somebody thinks so much of a turn.
     Rate(Rating),
+    /// More may be spent.
+    RaiseBudget(BudgetRaised),
     /// It takes no more input.
     Close {
         /// Who says so.
@@ -80,7 +86,7 @@ pub enum Input {
 }
 
 /// The input does not fit. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The same key came before, with the same content.
     #[error("this input was accepted before, as event {0}")]
@@ -154,6 +160,17 @@ pub enum Refusal {
         "this session has called {0} agents and may call no more (sessions.lifetime_children); do the work without them"
     )]
     NoMoreChildren(u32),
+    /// Too little of a measure is left to begin another session.
+    #[error(
+        "too little of this session's budget of {} is left for another agent; do the work without it", .0.name()
+    )]
+    TooLittleLeft(Measure),
+    /// A budget is used up, and work that would not go on is not taken.
+    #[error("{}; raise the budget, or wait until there is more", budget::says(.0))]
+    OverBudget(BudgetReached),
+    /// There is no limit that could be raised.
+    #[error("the {} has no budget of {} that could be raised; `impresario budget` shows those that it has", .0.name(), .1.name())]
+    NoBudget(Scope, Measure),
     /// It is so already.
     #[error("nothing changes")]
     NoChange,

@@ -15,23 +15,28 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::context::Sizes;
 use crate::event::{
-    Event, Fact, Failure, InputMode, LlmRequest, LlmResponse, Pause, PauseCause, SessionCreated,
-    Timestamp, ToolResult, TurnStatus, Usage, UserInput,
+    Event, Fact, InputMode, Pause, PauseCause, Purpose, SessionCreated, Timestamp, ToolResult,
+    Usage, UserInput,
 };
 use crate::id::{Seq, TurnId};
 
+mod answer;
 mod approval;
+mod ask;
 mod call;
 mod children;
 mod death;
 mod decide;
+mod fit;
 mod guide;
 mod input;
 mod keys;
 mod outcome;
 mod phase;
 mod rules;
+mod spending;
 
 pub use approval::{Ruling, Verdict};
 pub use call::{Consent, OpenCall};
@@ -41,8 +46,10 @@ pub use death::{ModelFailure, ToolDeath};
 pub use guide::Rating;
 pub use input::{Input, Refusal};
 use keys::Keys;
-use phase::{Phase, Slot, Stage, Turn};
-pub use rules::{Rules, ToolRule};
+use phase::{Care, Counted, Phase, Slot, Stage, Turn};
+pub use rules::{ModelRule, ModelRules, Rules, ToolRule};
+pub use spending::BudgetRules;
+use spending::{Account, TurnAccount};
 
 /// Where a session stands after some event. Its serialized form is a part of a snapshot: a change
 /// of it is a new `session::snapshot::FORMAT`.
@@ -66,8 +73,15 @@ pub struct State {
     turns: TurnId,
     usage: Usage,
     cost_usd: f64,
+    account: Account,
     children: Children,
     errand: Errand,
+    /// How long the conversation is that the model sees.
+    sizes: Sizes,
+    /// How long it was when a model was asked last.
+    asked_with: usize,
+    /// What the model counted of it.
+    counted: Option<Counted>,
     paused: Option<Pause>,
     quarantined: bool,
     closed: bool,
@@ -82,8 +96,12 @@ pub enum Owed {
     Model {
         /// Its intent.
         of: Seq,
-        /// Tries at this step count from 1.
+        /// Tries of this model at this step count from 1.
         attempt: u32,
+        /// Its name in the settings.
+        model: String,
+        /// What the answer is for.
+        purpose: Purpose,
     },
     /// A tool call.
     Tool(OpenCall),
@@ -114,6 +132,8 @@ impl State {
     /// Takes in a fact.
     pub fn evolve(&mut self, event: &Event) {
         self.head = event.seq;
+        self.account(event);
+        self.sizes.evolve(event);
         if !self.is_inherited() {
             self.updated_at = event.at;
         } else if self.is_passed_over(&event.fact) {
@@ -127,7 +147,7 @@ impl State {
             }
             Fact::UserInput(input) => self.take_input(event.seq, input),
             Fact::TurnStarted { turn, inputs } => self.begin(*turn, inputs),
-            Fact::LlmRequest(request) => self.asking(event.seq, request),
+            Fact::LlmRequest(request) => self.asking(event, request),
             Fact::LlmResponse(response) => self.answered(response),
             Fact::ToolCall(call) => self.call_opened(event, call),
             Fact::ToolResult(result) => self.call_done(result),
@@ -156,12 +176,10 @@ impl State {
                 self.errand.turn_finished(*turn);
             }
             Fact::Paused(pause) => self.paused = Some(pause.clone()),
-            Fact::Resumed { .. } => self.paused = None,
-            Fact::ModelSwitched(_)
-            | Fact::ContextCompacted(_)
-            | Fact::BudgetReached(_)
-            | Fact::BudgetRaised(_)
-            | Fact::Feedback(_) => {}
+            Fact::Resumed { .. } => self.resumed(),
+            Fact::ModelSwitched(switch) => self.switched(switch),
+            Fact::ContextCompacted(compaction) => self.compacted(compaction),
+            Fact::BudgetReached(_) | Fact::BudgetRaised(_) | Fact::Feedback(_) => {}
             Fact::Quarantined { .. } => self.quarantined = true,
             Fact::Released { .. } => self.quarantined = false,
             Fact::SessionClosed { .. } => self.closed = true,
@@ -179,14 +197,23 @@ impl State {
             return waits.then_some(Owed::Place).into_iter().collect();
         };
         match &turn.phase {
-            Phase::Asking { of, attempt } => vec![Owed::Model {
+            Phase::Asking {
+                of,
+                attempt,
+                purpose,
+            } => vec![Owed::Model {
                 of: *of,
                 attempt: *attempt,
+                model: turn.model.clone().unwrap_or_default(),
+                purpose: *purpose,
             }],
             Phase::Tools(_) => self.open_calls().filter_map(owed_of_call).collect(),
             Phase::Backoff { .. } if self.paused.is_some() => Vec::new(),
             Phase::Backoff { until, .. } => vec![Owed::Wait { until: *until }],
-            Phase::Ask { .. } | Phase::Ending(_) => Vec::new(),
+            Phase::Ask { .. }
+            | Phase::NoAnswer { .. }
+            | Phase::Compact { .. }
+            | Phase::Ending(_) => Vec::new(),
         }
     }
 
@@ -230,6 +257,12 @@ impl State {
     #[must_use]
     pub fn running_turn(&self) -> Option<TurnId> {
         self.turn.as_ref().map(|turn| turn.id)
+    }
+
+    /// The models that gave no answer in the unfinished turn, so that it went on with others.
+    #[must_use]
+    pub fn models_left(&self) -> &[String] {
+        self.turn.as_ref().map_or(&[], |turn| &turn.left)
     }
 
     /// Turns begun.
@@ -326,21 +359,13 @@ impl State {
             usage: Usage::default(),
             cost_usd: Some(0.0),
             answered: false,
+            account: TurnAccount::default(),
             phase: Phase::Ask { attempt: 1 },
+            model: None,
+            left: Vec::new(),
+            waits_since: None,
+            care: Care::default(),
         });
-    }
-
-    fn asking(&mut self, of: Seq, request: &LlmRequest) {
-        self.waiting.retain(|seq| !request.inputs.contains(seq));
-        self.steering.retain(|seq| !request.inputs.contains(seq));
-        if let Some(turn) = &mut self.turn {
-            turn.step = request.step;
-            turn.answered = false;
-            turn.phase = Phase::Asking {
-                of,
-                attempt: request.attempt,
-            };
-        }
     }
 
     /// Adds to what the session spent, and to what its turn did.
@@ -354,21 +379,6 @@ impl State {
             turn.usage = turn.usage.plus(usage);
             turn.cost_usd = turn.cost_usd.zip(cost_usd).map(|(sum, cost)| sum + cost);
         }
-    }
-
-    fn answered(&mut self, response: &LlmResponse) {
-        self.spend(response.usage.unwrap_or_default(), response.cost_usd);
-        let Some(turn) = &mut self.turn else { return };
-        turn.phase = if !response.tool_calls.is_empty() {
-            Phase::Tools(response.tool_calls.iter().map(Slot::asked).collect())
-        } else if self.steering.is_empty() {
-            Phase::Ending(TurnStatus::Completed)
-        } else {
-            // More was said meanwhile.
-            turn.answered = true;
-            turn.step = turn.step.saturating_add(1);
-            Phase::Ask { attempt: 1 }
-        };
     }
 
     fn call_opened(&mut self, event: &Event, call: &crate::event::ToolCall) {
@@ -416,34 +426,15 @@ impl State {
         }
     }
 
-    fn model_failed(&mut self, at: Timestamp, failure: &Failure) {
-        let Some(turn) = &mut self.turn else { return };
-        let Phase::Asking { of, attempt } = turn.phase else {
-            // A failure of the turn itself, such as too many steps.
-            if failure.of.is_none() && matches!(turn.phase, Phase::Ask { .. }) {
-                turn.phase = Phase::Ending(TurnStatus::Failed);
-            }
-            return;
-        };
-        if failure.of != Some(of) {
-            return;
-        }
-        turn.phase = match failure.retry_in_ms {
-            Some(ms) => Phase::Backoff {
-                attempt: attempt.saturating_add(1),
-                until: Timestamp(at.0.saturating_add(ms)),
-            },
-            None if failure.code == decide::CANCELLED => Phase::Ending(TurnStatus::Cancelled),
-            None => Phase::Ending(TurnStatus::Failed),
-        };
-    }
-
     fn slots_mut(&mut self) -> Option<&mut Vec<Slot>> {
         match &mut self.turn.as_mut()?.phase {
             Phase::Tools(slots) => Some(slots),
-            Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Asking { .. } | Phase::Ending(_) => {
-                None
-            }
+            Phase::Ask { .. }
+            | Phase::Backoff { .. }
+            | Phase::Asking { .. }
+            | Phase::NoAnswer { .. }
+            | Phase::Compact { .. }
+            | Phase::Ending(_) => None,
         }
     }
 
@@ -451,7 +442,12 @@ impl State {
         let slots = match self.turn.as_ref().map(|turn| &turn.phase) {
             Some(Phase::Tools(slots)) => slots.as_slice(),
             Some(
-                Phase::Ask { .. } | Phase::Backoff { .. } | Phase::Asking { .. } | Phase::Ending(_),
+                Phase::Ask { .. }
+                | Phase::Backoff { .. }
+                | Phase::Asking { .. }
+                | Phase::NoAnswer { .. }
+                | Phase::Compact { .. }
+                | Phase::Ending(_),
             )
             | None => &[],
         };

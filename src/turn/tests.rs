@@ -7,15 +7,38 @@ use proptest::prelude::*;
 use super::*;
 use crate::context::Context;
 use crate::event::{
-    Cause, ChildStarted, EffectClass, Feedback, FinishReason, Fork, InputMode, Outcome, Parent,
-    Pause, Question, RequestedCall, Spent, ToolResult,
+    Cause, ChildStarted, Compaction, EffectClass, Failure, Feedback, FinishReason, Fork, InputMode,
+    LlmResponse, Outcome, Parent, Pause, Question, RequestedCall, Spent, ToolResult, TurnStatus,
 };
 use crate::id::{CallId, SessionId};
 use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
-use crate::settings::OnUnknown;
+use crate::settings::{Compacting, OnUnknown};
+
+/// Room for 1,600 characters; the conversation of a long game has more.
+fn model(name: &str) -> ModelRule {
+    ModelRule {
+        name: name.to_owned(),
+        context_tokens: Some(410),
+        answer_tokens: 10,
+        prices: None,
+    }
+}
+
+fn models(compacting: Compacting) -> ModelRules {
+    ModelRules {
+        list: ["m", "n", "o"].map(model).into(),
+        degraded_answer: (compacting == Compacting::Summarize).then(|| "come back later".into()),
+        compacting,
+        keep_turns: 1,
+    }
+}
 
 fn rules() -> Rules {
+    rules_with(Compacting::Trim)
+}
+
+fn rules_with(compacting: Compacting) -> Rules {
     let rule = |effect| ToolRule {
         effect,
         ..ToolRule::default()
@@ -33,9 +56,11 @@ fn rules() -> Rules {
         ("sell", asks),
     ];
     Rules {
-        model: "m".into(),
+        models: Arc::new(models(compacting)),
+        fixed_characters: 40,
         max_steps: 4,
         max_attempts: 3,
+        retry_within_ms: 10_000,
         queued_inputs: 3,
         tools: Arc::new(
             tools
@@ -48,6 +73,7 @@ fn rules() -> Rules {
             live: 2,
             lifetime: 5,
         },
+        budget: BudgetRules::default(),
     }
 }
 
@@ -57,12 +83,14 @@ struct World {
     state: State,
     log: Vec<Event>,
     now: u64,
+    compacting: Compacting,
 }
 
 impl World {
     fn give(&mut self, input: Input) -> Result<(), Refusal> {
         self.now += 1;
-        let facts = self.state.decide(input, Timestamp(self.now), &rules())?;
+        let rules = rules_with(self.compacting);
+        let facts = self.state.decide(input, Timestamp(self.now), &rules)?;
         assert!(!facts.is_empty());
         for fact in facts {
             let event = Event {
@@ -132,12 +160,13 @@ impl World {
 
 fn model_input(of: Seq, dice: &Dice) -> Input {
     if dice.kind.is_multiple_of(4) {
-        return Input::ModelFailed(ModelFailure {
-            of,
-            code: "model_overloaded".into(),
-            message: "try later".into(),
-            retry_in_ms: (!dice.pick.is_multiple_of(3)).then_some(100),
-        });
+        let (code, retry_in_ms) = match dice.pick % 5 {
+            0 => ("model_unauthorized", None),
+            1 => (Failure::TOO_LONG, None),
+            2 => (Failure::NOT_ASKED, Some(100)),
+            _ => ("model_overloaded", Some(100)),
+        };
+        return model_fails(of, code, retry_in_ms);
     }
     let tools = ["look", "put", "pay", "nonsense", "sell"];
     let calls = (0..dice.kind % 4)
@@ -169,6 +198,15 @@ fn model_input(of: Seq, dice: &Dice) -> Input {
     })
 }
 
+fn model_fails(of: Seq, code: &str, retry_in_ms: Option<u64>) -> Input {
+    Input::ModelFailed(ModelFailure {
+        of,
+        code: code.into(),
+        message: "on purpose".into(),
+        retry_in_ms,
+    })
+}
+
 fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
     match dice.kind % 7 {
         6 => Input::RestartsSpent {
@@ -189,7 +227,7 @@ fn tool_input(open: &OpenCall, dice: &Dice) -> Input {
         _ => Input::ToolDone(ToolResult {
             of: open.of,
             outcome: Outcome::Ok,
-            content: "result".into(),
+            content: "result".repeat(1 + usize::from(dice.pick % 60)),
             attempts: open.attempt,
             duration_ms: 1,
             sandbox: None,
@@ -241,6 +279,9 @@ fn games() -> impl Strategy<Value = Vec<Dice>> {
 
 fn play(game: &[Dice]) -> World {
     let mut world = World::begun();
+    if game.first().is_some_and(|dice| dice.pick.is_multiple_of(2)) {
+        world.compacting = Compacting::Summarize;
+    }
     for dice in game {
         world.step(dice);
     }
@@ -307,7 +348,7 @@ proptest! {
         let whole = play(&game);
         for cut in 1..=whole.log.len() {
             let before = State::from_events(&whole.log[..cut]);
-            let mut world = World { state: before.clone(), log: whole.log[..cut].to_vec(), now: whole.now };
+            let mut world = World { state: before.clone(), log: whole.log[..cut].to_vec(), now: whole.now, compacting: whole.compacting };
             let refused = world.give(Input::Recover { reason: "killed".into() }).is_err();
             for owed in before.owed() {
                 if let Owed::Approval { of, .. } = owed {
@@ -428,8 +469,9 @@ proptest! {
                 for input in inputs {
                     prop_assert!(accepted.remove(input), "{} entered twice, or was never said", input);
                 }
-                if matches!(event.fact, Fact::LlmRequest(_)) {
-                    prop_assert_eq!(inputs, &steers[..]);
+                if let Fact::LlmRequest(request) = &event.fact {
+                    let is_answer = request.purpose == Purpose::Answer;
+                    prop_assert_eq!(inputs, if is_answer { &steers[..] } else { &[] });
                     prop_assert_eq!(state.running_turn(), Some(turn));
                 }
             }
@@ -458,11 +500,80 @@ proptest! {
     }
 
     #[test]
+    fn wherever_a_conversation_is_cut_providers_accept_what_is_left(
+        game in games(),
+        cuts in proptest::collection::vec((any::<u8>(), any::<u8>()), 60),
+    ) {
+        let (mut context, mut sizes) = (Context::default(), Sizes::default());
+        for (event, (whether, upto)) in play(&game).log.iter().zip(cuts.iter().cycle()) {
+            context.evolve(event);
+            sizes.evolve(event);
+            if whether.is_multiple_of(3) {
+                let upto = Seq::new(u64::from(*upto) % (event.seq.get() + 1));
+                let summary = whether.is_multiple_of(2).then(|| "they said hello".to_owned());
+                let fact = Fact::ContextCompacted(Compaction { upto, summary });
+                let compacted = Event { fact, ..event.clone() };
+                context.evolve(&compacted);
+                sizes.evolve(&compacted);
+            }
+            let request = Request { messages: context.messages(), ..Request::default() };
+            let characters = request.messages.iter().map(crate::context::Message::characters);
+            prop_assert_eq!(sizes.total(), characters.sum::<usize>());
+            if !request.messages.is_empty() {
+                prop_assert_eq!(check_openai(&request), Ok(()));
+                prop_assert_eq!(check_anthropic(&request), Ok(()));
+            }
+            for cut in sizes.cuts() {
+                let mut after = sizes.clone();
+                let fact = Fact::ContextCompacted(Compaction { upto: cut.upto, summary: None });
+                after.evolve(&Event { fact, ..event.clone() });
+                prop_assert_eq!(after.total(), cut.stays);
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_is_never_asked_with_more_than_fits_and_never_again_once_it_was_left(game in games()) {
+        let world = play(&game);
+        let rules = rules_with(world.compacting);
+        let mut state = State::default();
+        let mut left: Vec<(TurnId, String)> = Vec::new();
+        let mut tries = BTreeMap::<_, u32>::new();
+        for event in &world.log {
+            if let Fact::ModelSwitched(switch) = &event.fact {
+                left.push((switch.turn, switch.from.clone()));
+            }
+            if let Fact::LlmRequest(request) = &event.fact {
+                let room = rules.models.get(&request.model).unwrap().room().unwrap();
+                let characters = match request.purpose {
+                    Purpose::Answer => state.length(),
+                    Purpose::Summary { upto } => state.sizes.to_sum_up(upto),
+                };
+                prop_assert!(state.fit(&rules).tokens(characters) <= room.tokens);
+                prop_assert!(!left.contains(&(request.turn, request.model.clone())));
+                let is_summary = request.purpose != Purpose::Answer;
+                let key = (request.turn, request.step, request.model.clone(), is_summary);
+                *tries.entry(key).or_default() += 1;
+            }
+            state.evolve(event);
+        }
+        for ((turn, step, model, is_summary), tries) in tries {
+            // Once more with less, when the provider found it too long.
+            let most = if is_summary { 1 } else { rules.max_attempts + 1 };
+            prop_assert!(tries <= most, "turn {turn} step {step} {model}: {tries}");
+        }
+    }
+
+    #[test]
     fn the_conversation_of_a_step_begins_with_the_conversation_of_the_step_before(game in games()) {
         let mut context = Context::default();
         let mut last: Arc<Vec<crate::context::Message>> = Arc::default();
         for event in &play(&game).log {
             context.evolve(event);
+            if matches!(event.fact, Fact::ContextCompacted(_)) {
+                // This alone changes what came before.
+                last = Arc::default();
+            }
             if matches!(event.fact, Fact::LlmRequest { .. }) {
                 let now = context.messages();
                 prop_assert!(now.starts_with(last.as_slice()));
@@ -904,11 +1015,11 @@ fn an_input_that_waits_for_its_turn_can_be_cancelled() {
 }
 
 #[test]
-fn a_model_is_tried_only_so_often_over_all_restarts() {
+fn each_model_is_tried_only_so_often_over_all_restarts() {
     let mut world = World::begun();
     world.give(said(None, "hi")).unwrap();
     world.give(Input::Place).unwrap();
-    for _ in 0..rules().max_attempts {
+    for _ in 0..3 * rules().max_attempts {
         assert!(world.state.is_unfinished());
         world
             .give(Input::Recover {
@@ -921,7 +1032,275 @@ fn a_model_is_tried_only_so_often_over_all_restarts() {
         .log
         .iter()
         .filter(|event| matches!(event.fact, Fact::LlmRequest { .. }));
-    assert_eq!(asked.count(), 3);
+    assert_eq!(asked.count(), 9);
+}
+
+/// A world that has asked a model.
+fn asking() -> World {
+    asked("hi").0
+}
+
+/// The model that is asked, and which try of it this is.
+fn who_is_asked(world: &World) -> (String, u32) {
+    match &world.state.owed()[..] {
+        [Owed::Model { model, attempt, .. }] => (model.clone(), *attempt),
+        other => panic!("a model is owed, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_turn_goes_on_with_the_next_model_when_the_tries_of_one_are_used_up() {
+    let mut world = asking();
+    for attempt in 1..=3 {
+        assert_eq!(who_is_asked(&world), ("m".into(), attempt));
+        let fails = model_fails(world.state.head(), "model_overloaded", Some(100));
+        world.give(fails).unwrap();
+        let _the_last_has_no_wait = world.give(Input::RetryDue);
+    }
+    assert_eq!(who_is_asked(&world), ("n".into(), 1));
+    let before = world.log.len() - 3;
+    let names = names_after(&world, Seq::new(before as u64));
+    assert_eq!(names, ["error", "model_switched", "llm_request"]);
+}
+
+#[test]
+fn a_model_that_another_try_cannot_help_is_left_at_once() {
+    for (code, wait) in [
+        ("model_unauthorized", None),
+        ("model_rejected", None),
+        (Failure::NOT_ASKED, Some(1_000)),
+    ] {
+        let mut world = asking();
+        let fails = model_fails(world.state.head(), code, wait);
+        world.give(fails).unwrap();
+        assert_eq!(who_is_asked(&world), ("n".into(), 1), "{code}");
+    }
+}
+
+#[test]
+fn the_last_model_is_waited_for_while_its_breaker_is_open() {
+    let mut world = asking();
+    for _ in 0..2 {
+        let fails = model_fails(world.state.head(), "model_rejected", None);
+        world.give(fails).unwrap();
+    }
+    let fails = model_fails(world.state.head(), Failure::NOT_ASKED, Some(1_000));
+    world.give(fails).unwrap();
+    assert!(matches!(world.state.owed()[..], [Owed::Wait { .. }]));
+}
+
+#[test]
+fn the_turn_stays_with_its_model_and_the_next_turn_begins_with_the_first() {
+    let mut world = asking();
+    let fails = model_fails(world.state.head(), "model_rejected", None);
+    world.give(fails).unwrap();
+    let answer = model_input(world.state.head(), &Dice { kind: 1, pick: 0 });
+    world.give(answer).unwrap();
+    let Some(Owed::Tool(open)) = world.state.owed().pop() else {
+        panic!("a call is owed")
+    };
+    let done = tool_input(&open, &Dice { kind: 1, pick: 0 });
+    world.give(done).unwrap();
+    assert_eq!(who_is_asked(&world).0, "n");
+    world.give(Input::Cancel).unwrap();
+    world.give(said(None, "again")).unwrap();
+    world.give(Input::Place).unwrap();
+    assert_eq!(who_is_asked(&world), ("m".into(), 1));
+}
+
+#[test]
+fn a_model_that_the_settings_do_not_have_any_more_is_followed_by_one_that_they_have() {
+    let world = asking();
+    let mut rules = rules();
+    rules.models = Arc::new(ModelRules {
+        list: vec![model("p"), model("q")],
+        ..models(Compacting::Trim)
+    });
+    let recover = Input::Recover {
+        reason: "the daemon was restarted".into(),
+    };
+    let facts = world.state.decide(recover, Timestamp(9), &rules).unwrap();
+    let Some(Fact::ModelSwitched(switch)) = facts.get(1) else {
+        panic!("{facts:?}")
+    };
+    assert_eq!((&*switch.from, &*switch.to), ("m", "p"));
+    assert!(matches!(&facts[2], Fact::LlmRequest(it) if it.model == "p" && it.attempt == 1));
+}
+
+#[test]
+fn a_cancelled_turn_never_switches() {
+    let mut world = asking();
+    let before = world.state.head();
+    world.give(Input::Cancel).unwrap();
+    assert_eq!(names_after(&world, before), ["error", "turn_finished"]);
+}
+
+#[test]
+fn a_model_is_not_tried_again_after_so_long_without_an_answer() {
+    let mut world = asking();
+    world.now += 9_000;
+    let fails = |world: &World| model_fails(world.state.head(), "model_overloaded", Some(2_000));
+    let late = fails(&world);
+    world.give(late).unwrap();
+    let Fact::Error(error) = &world.log[world.log.len() - 3].fact else {
+        panic!("an error comes first")
+    };
+    assert!(
+        error.message.contains("sessions.retry_within_ms"),
+        "{error:?}"
+    );
+    assert_eq!(who_is_asked(&world), ("n".into(), 1));
+    // While the daemon was down nobody waited.
+    let mut world = asking();
+    world.now += 9_000;
+    let reason = "the daemon was restarted".into();
+    world.give(Input::Recover { reason }).unwrap();
+    let late = fails(&world);
+    world.give(late).unwrap();
+    assert!(matches!(world.state.owed()[..], [Owed::Wait { .. }]));
+}
+
+#[test]
+fn the_settings_answer_when_no_model_does_and_an_error_says_so_first() {
+    let mut world = World {
+        compacting: Compacting::Summarize,
+        ..asking()
+    };
+    for _ in 0..2 {
+        let fails = model_fails(world.state.head(), "model_rejected", None);
+        world.give(fails).unwrap();
+    }
+    let before = world.state.head();
+    let fails = model_fails(before, "model_unauthorized", None);
+    world.give(fails).unwrap();
+    let names = names_after(&world, before);
+    assert_eq!(names, ["error", "llm_response", "turn_finished"]);
+    let Some(Fact::LlmResponse(answer)) = world.log.iter().rev().nth(1).map(|it| &it.fact) else {
+        panic!("an answer comes before the end")
+    };
+    assert_eq!(answer.content, "come back later");
+    assert_eq!(answer.finish_reason, FinishReason::Degraded);
+    assert_eq!((answer.usage, answer.cost_usd), (None, Some(0.0)));
+}
+
+/// A world with three turns of 440 characters each, where the next request is too long.
+fn talkative(compacting: Compacting) -> World {
+    let mut world = World {
+        compacting,
+        ..World::begun()
+    };
+    for _ in 0..3 {
+        world.give(said(None, &"x".repeat(220))).unwrap();
+        world.give(Input::Place).unwrap();
+        let answer = LlmResponse {
+            of: world.state.head(),
+            content: "y".repeat(220),
+            ..LlmResponse::default()
+        };
+        world.give(Input::Answered(answer)).unwrap();
+    }
+    world.give(said(None, "and now?")).unwrap();
+    world
+}
+
+fn messages(world: &World) -> Vec<crate::context::Message> {
+    let mut context = Context::default();
+    world.log.iter().for_each(|event| context.evolve(event));
+    context.messages().to_vec()
+}
+
+#[test]
+fn a_conversation_that_is_too_long_loses_its_oldest_part_in_the_same_write() {
+    let mut world = talkative(Compacting::Trim);
+    let before = world.state.head();
+    world.give(Input::Place).unwrap();
+    let names = names_after(&world, before);
+    assert_eq!(names, ["turn_started", "context_compacted", "llm_request"]);
+    let messages = messages(&world);
+    let first = format!("{:?}", messages[0]);
+    assert!(first.contains("4 earlier messages are left out"), "{first}");
+    assert_eq!(messages.len(), 4);
+}
+
+#[test]
+fn a_summary_stands_for_what_is_left_out_and_is_paid_like_any_call() {
+    let mut world = talkative(Compacting::Summarize);
+    world.give(Input::Place).unwrap();
+    let [Owed::Model { of, purpose, .. }] = world.state.owed()[..] else {
+        panic!("a summary is owed")
+    };
+    assert!(matches!(purpose, Purpose::Summary { .. }));
+    let spent = world.state.spent().1;
+    let answer = LlmResponse {
+        of,
+        content: "they spoke of x".into(),
+        cost_usd: Some(0.25),
+        ..LlmResponse::default()
+    };
+    world.give(Input::Answered(answer)).unwrap();
+    assert_eq!(
+        names_after(&world, of),
+        ["llm_response", "context_compacted", "llm_request"]
+    );
+    assert!((world.state.spent().1 - spent - 0.25).abs() < 1e-9);
+    let messages = messages(&world);
+    assert!(format!("{:?}", messages[0]).contains("they spoke of x"));
+    assert!(!format!("{messages:?}").contains("earlier messages"));
+}
+
+#[test]
+fn a_summary_that_fails_is_replaced_by_a_cut() {
+    for fails in [
+        |of| model_fails(of, "model_overloaded", Some(100)),
+        |_| Input::Recover {
+            reason: "killed".into(),
+        },
+    ] {
+        let mut world = talkative(Compacting::Summarize);
+        world.give(Input::Place).unwrap();
+        let of = world.state.head();
+        world.give(fails(of)).unwrap();
+        assert_eq!(
+            names_after(&world, of),
+            ["error", "context_compacted", "llm_request"]
+        );
+    }
+}
+
+#[test]
+fn a_conversation_that_the_provider_finds_too_long_is_cut_and_asked_once_more() {
+    let mut world = talkative(Compacting::Trim);
+    world.give(Input::Place).unwrap();
+    let of = world.state.head();
+    let too_long = |of| model_fails(of, Failure::TOO_LONG, None);
+    world.give(too_long(of)).unwrap();
+    assert_eq!(
+        names_after(&world, of),
+        ["error", "context_compacted", "llm_request"]
+    );
+    assert_eq!(who_is_asked(&world), ("m".into(), 2));
+    let of = world.state.head();
+    world.give(too_long(of)).unwrap();
+    assert_eq!(
+        names_after(&world, of),
+        ["error", "model_switched", "llm_request"]
+    );
+}
+
+#[test]
+fn a_turn_whose_words_alone_do_not_fit_fails_and_says_which_settings_to_change() {
+    let mut world = World::begun();
+    world.give(said(None, &"x".repeat(2_000))).unwrap();
+    world.give(Input::Place).unwrap();
+    assert!(!world.state.is_unfinished());
+    let Some(Fact::Error(error)) = world.log.iter().rev().nth(1).map(|it| &it.fact) else {
+        panic!("an error comes before the end")
+    };
+    assert_eq!(error.code, "context_too_long");
+    assert!(
+        error.message.contains("models.o.context_tokens"),
+        "{error:?}"
+    );
 }
 
 /// A session that another one began, with its parent's input.
@@ -1035,7 +1414,11 @@ fn what_children_spend_is_spent_by_the_turn() {
             sandbox: None,
             cause: None,
             attachments: Vec::new(),
-            spent: Some(Spent { usage, cost_usd }),
+            spent: Some(Spent {
+                usage,
+                cost_usd,
+                steps: 1,
+            }),
         };
         world.give(Input::ToolDone(result)).unwrap();
         world.give(Input::Cancel).unwrap();

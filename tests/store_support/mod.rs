@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use impresario::budget::Spending;
 use impresario::clock::SystemClock;
 use impresario::event::{Fact, SessionCreated, Timestamp, UserInput};
 use impresario::id::{Seq, SessionId};
@@ -76,6 +77,7 @@ pub(crate) fn append_as(
         at: Timestamp(1_000 + after),
         facts,
         summary: summary(status),
+        spent: Spending::NOTHING,
     }
 }
 

@@ -628,6 +628,7 @@ pub(crate) async fn lead_astray(store: &dyn EventStore, id: SessionId) {
         at: summary.updated_at,
         facts: vec![Fact::Released { by: None }],
         summary,
+        spent: impresario::budget::Spending::NOTHING,
     };
     store.append(append).await.unwrap();
 }

@@ -1,5 +1,10 @@
 //! A provider of models that misbehaves on command: plain TCP on loopback, so that it can stop at
 //! any byte. Used by the tests of models; never answers anything that it was not told to.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test binary uses its own part of this"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,8 +4,8 @@
 Usage: mcp_server.py FOLDER [MODE]
 It appends `start PID` to FOLDER/starts, and a line for each call to FOLDER/calls. With the mode
 `crash` it ends before it answers anything; with `mute` it never answers; with `deaf` it reads nothing
-more when it has listed its tools; with `http` it serves HTTP
-instead, on a free port that it notes in FOLDER/port, and notes each request's x-token in
+more when it has listed its tools; with `reversed` it lists them in the other order; with `http` it
+serves HTTP instead, on a free port that it notes in FOLDER/port, and notes each request's x-token in
 FOLDER/tokens.
 """
 
@@ -173,7 +173,8 @@ def take(message):
         })
     elif method == "tools/list":
         note("lists", "list")
-        send(id=number, result={"tools": listed()})
+        order = -1 if MODE == "reversed" else 1
+        send(id=number, result={"tools": listed()[::order]})
         if MODE == "deaf":
             time.sleep(600)
     elif method == "tools/call":

@@ -1,4 +1,9 @@
 //! Recorded answers in the wire formats of the providers: the same answer in each.
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test binary uses its own part of this"
+)]
 
 /// One protocol, with the same answer as all the others.
 #[derive(Clone, Copy, Debug)]

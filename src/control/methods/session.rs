@@ -2,9 +2,9 @@
 
 use crate::control::methods::{Answer, told, unknown};
 use crate::control::wire::{
-    Approve, Cancelled, CreateSession, Decision, DeleteSession, Done, ErrorObject, Event,
+    Approve, Budgets, Cancelled, CreateSession, Decision, DeleteSession, Done, ErrorObject, Event,
     EventPage, EventsOf, ForkSession, ListSessions, Method, OneSession, PauseSession, Rate,
-    Request, SendInput, Sent, Session, SessionAct, SessionList, Why, rfc3339,
+    Request, SendInput, Sent, Session, SessionAct, SessionBudget, SessionList, Why, rfc3339,
 };
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId, TurnId};
@@ -36,6 +36,7 @@ pub(super) async fn of_sessions(
         Method::SessionApprove => told(approve(company, request.params()?).await),
         Method::SessionClose => told(close(company, request.params()?).await),
         Method::SessionDelete => told(delete(company, request.params()?).await),
+        Method::SessionBudget => told(budget(company, request.params()?).await),
         Method::SessionRelease => told(release(company, request.params()?).await),
         Method::DaemonHello
         | Method::DaemonStatus
@@ -226,6 +227,15 @@ async fn release(company: &Impresario, params: SessionAct) -> Result<Done, Fault
     let session = company.open(session_id(&params.session)?);
     session.release(params.by).await?;
     Ok(Done {})
+}
+
+async fn budget(company: &Impresario, params: SessionBudget) -> Result<Budgets, Fault> {
+    let session = company.open(session_id(&params.session)?);
+    if let Some(more) = params.add {
+        let scope = params.scope.into();
+        session.raise_budget(scope, more.into(), params.by).await?;
+    }
+    Ok(session.budgets().await?.into())
 }
 
 pub(super) fn session_id(text: &str) -> Result<SessionId, Fault> {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::control::wire::Amounts;
 use crate::event;
 
 /// The session that began a session.
@@ -17,7 +18,7 @@ pub struct Parent {
 }
 
 /// `child_started`: a tool call began a session, whose stream is its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChildStarted {
     /// The `tool_call` that it works for.
     pub of: u64,
@@ -27,6 +28,9 @@ pub struct ChildStarted {
     pub agent: String,
     /// The session. It exists soon after this event.
     pub session: String,
+    /// What it may spend of the budget of the session that began it, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Amounts>,
 }
 
 impl From<&event::Parent> for Parent {
@@ -46,6 +50,7 @@ impl From<&event::ChildStarted> for ChildStarted {
             key: it.key.clone(),
             agent: it.agent.clone(),
             session: it.session.to_string(),
+            grant: it.grant.map(Into::into),
         }
     }
 }

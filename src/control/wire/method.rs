@@ -55,6 +55,8 @@ pub enum Method {
     SessionDelete,
     /// [`SessionAct`](crate::control::wire::SessionAct) → [`Done`].
     SessionRelease,
+    /// [`SessionBudget`](crate::control::wire::SessionBudget) → [`Budgets`](crate::control::wire::Budgets).
+    SessionBudget,
     /// [`Backup`](crate::control::wire::Backup) → [`BackupDone`](crate::control::wire::BackupDone).
     StoreBackup,
     /// Nothing → [`ToolList`].
@@ -71,7 +73,7 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
@@ -94,6 +96,7 @@ impl Method {
         Self::SessionClose,
         Self::SessionDelete,
         Self::SessionRelease,
+        Self::SessionBudget,
         Self::StoreBackup,
         Self::ToolList,
         Self::ToolCall,
@@ -128,6 +131,7 @@ impl Method {
             Self::SessionClose => "session.close",
             Self::SessionDelete => "session.delete",
             Self::SessionRelease => "session.release",
+            Self::SessionBudget => "session.budget",
             Self::StoreBackup => "store.backup",
             Self::ToolList => "tool.list",
             Self::ToolCall => "tool.call",
@@ -441,19 +445,22 @@ pub struct Agent {
     pub description: String,
     /// Its model's name.
     pub model: String,
+    /// Names of models that are asked when that one gives no answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
     /// Names of its tools.
     pub tools: Vec<String>,
 }
 
 /// What `model.list` gives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelList {
     /// By name.
     pub models: Vec<Model>,
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
     /// Its name in the settings.
     pub name: String,
@@ -461,4 +468,25 @@ pub struct Model {
     pub provider: String,
     /// The provider's name for it.
     pub model: String,
+    /// What it costs; left out when that is not known, so that no cost is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+    /// Where its breaker stands: `closed`, `open` or `half_open`.
+    #[serde(default)]
+    pub breaker: String,
+    /// Turns that it gave no answer to since the start, and that went on with another model.
+    #[serde(default)]
+    pub left: u64,
+}
+
+/// What a model costs, USD per million tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Prices {
+    /// Tokens read.
+    pub input: f64,
+    /// Tokens read from the provider's cache; as `input` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached: Option<f64>,
+    /// Tokens written.
+    pub output: f64,
 }

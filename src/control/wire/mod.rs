@@ -5,6 +5,7 @@
 
 mod approval;
 mod attachment;
+mod budget;
 mod child;
 mod event;
 mod frame;
@@ -18,6 +19,7 @@ mod why;
 
 pub use approval::{ApprovalDecided, ApprovalRequested, Approve, Decision, PendingApproval};
 pub use attachment::Attachment;
+pub use budget::{Budget, Budgets, Raised, SessionBudget};
 pub use child::{ChildStarted, Parent};
 pub use event::{
     Event, LlmRequest, LlmResponse, Problem, Quarantined, RequestedCall, SessionChange,
@@ -32,8 +34,8 @@ pub use guide::{
 };
 pub use method::{
     Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
-    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, ReloadDone, SendInput, Sent,
-    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, Prices, ReloadDone, SendInput,
+    Sent, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
 };
 pub use schema::schema;
 pub use session::{

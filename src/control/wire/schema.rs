@@ -6,13 +6,14 @@ use serde_json::{Map, Value, json};
 
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, BudgetRaised,
-    BudgetReached, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
+    BudgetReached, Budgets, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
     DeleteSession, Done, Event, EventPage, EventsOf, Feedback, ForkSession, Hello, HelloAnswer,
     ListSessions, LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification,
     OneSession, OneTool, PROTOCOL, PauseSession, Paused, Problem, Quarantined, Rate, ReloadDone,
-    Request, Response, SendInput, Sent, Session, SessionAct, SessionChange, SessionCreated,
-    SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer, ToolCall,
-    ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why, WorkerRestarted,
+    Request, Response, SendInput, Sent, Session, SessionAct, SessionBudget, SessionChange,
+    SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer,
+    ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why,
+    WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -75,6 +76,7 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
             pair!(generator, SessionAct, Done)
         }
         Method::SessionDelete => pair!(generator, DeleteSession, Done),
+        Method::SessionBudget => pair!(generator, SessionBudget, Budgets),
         Method::StoreBackup => pair!(generator, Backup, BackupDone),
         Method::ToolList => pair!(generator, Done, ToolList),
         Method::ToolCall => pair!(generator, CallTool, ToolAnswer),

@@ -3,18 +3,18 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::wire::{Paused, PendingApproval, rfc3339};
+use crate::control::wire::{BudgetReached, Paused, PendingApproval, rfc3339};
 use crate::runtime;
 
 /// What `session.why` gives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Why {
     /// At least one.
     pub reasons: Vec<Reason>,
 }
 
 /// One thing that a session does or waits for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
     /// Nothing is owed: it waits for somebody to say something.
@@ -55,6 +55,12 @@ pub enum Reason {
     Model {
         /// The number of its `llm_request`.
         call: u64,
+        /// The model's name in the settings.
+        #[serde(default)]
+        model: String,
+        /// Models that were asked before it in this turn and gave no answer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        instead_of: Vec<String>,
         /// For so long already, milliseconds.
         since_ms: u64,
     },
@@ -85,6 +91,13 @@ pub enum Reason {
     Person {
         /// What is asked.
         approval: PendingApproval,
+    },
+    /// A budget is used up.
+    Budget {
+        /// Whose, and of what.
+        reached: BudgetReached,
+        /// What it says in words.
+        says: String,
     },
     /// The daemon begins no turns any more.
     Draining,
@@ -122,6 +135,10 @@ impl From<runtime::Reason> for Reason {
             runtime::Reason::Person(asked) => Self::Person {
                 approval: (&asked).into(),
             },
+            runtime::Reason::Budget(reached) => Self::Budget {
+                says: crate::budget::says(&reached),
+                reached: (&reached).into(),
+            },
             runtime::Reason::Draining => Self::Draining,
             runtime::Reason::Waking => Self::Waking,
         }
@@ -154,7 +171,12 @@ fn place(wait: &runtime::Wait) -> Reason {
 fn effect_of(effect: runtime::Effect) -> Reason {
     let (call, since_ms) = (effect.of.get(), milliseconds(effect.since));
     match effect.tool {
-        None => Reason::Model { call, since_ms },
+        None => Reason::Model {
+            call,
+            model: effect.model.unwrap_or_default(),
+            instead_of: effect.instead_of,
+            since_ms,
+        },
         Some(tool) => Reason::Tool {
             call,
             tool,

@@ -24,6 +24,9 @@ const MAX_CAUSE: usize = 160;
 
 /// Words of providers, or parts of them, and what they mean; the first that fits counts.
 const WORDS: &[(&str, ModelErrorKind)] = &[
+    ("context_length", ModelErrorKind::ContextTooLong),
+    ("context_size", ModelErrorKind::ContextTooLong),
+    ("context_window", ModelErrorKind::ContextTooLong),
     ("rate_limit", ModelErrorKind::RateLimited),
     ("quota", ModelErrorKind::RateLimited),
     ("exhausted", ModelErrorKind::RateLimited),
@@ -39,8 +42,18 @@ const WORDS: &[(&str, ModelErrorKind)] = &[
     ("api_key", ModelErrorKind::Unauthorized),
     ("invalid", ModelErrorKind::Rejected),
     ("not_found", ModelErrorKind::Rejected),
-    ("context_length", ModelErrorKind::Rejected),
     ("too_large", ModelErrorKind::Rejected),
+];
+
+/// Parts of sentences in which providers say that a conversation is too long, each in words of its
+/// own; none of them has a code for it but OpenAI.
+const TOO_LONG: &[&str] = &[
+    "prompt is too long",
+    "context length",
+    "context window",
+    "context size",
+    "input token count",
+    "input length and `max_tokens` exceed",
 ];
 
 /// An error without a wish to wait.
@@ -77,7 +90,12 @@ fn of_status(status: StatusCode, error: &genai::Error, now: Timestamp) -> ModelE
         Value::Null
     };
     let word = word_of(&body).map_or_else(String::new, |word| format!(" ({word})"));
-    let (kind, advice) = of_code(status);
+    let (kind, advice) = if is_too_long(status, &body) {
+        let advice = "; the conversation is too long, set context_tokens of the model";
+        (ModelErrorKind::ContextTooLong, advice)
+    } else {
+        of_code(status)
+    };
     ModelError {
         kind,
         message: format!("the provider answered {status}{word}{advice}"),
@@ -85,6 +103,18 @@ fn of_status(status: StatusCode, error: &genai::Error, now: Timestamp) -> ModelE
             .headers()
             .and_then(|headers| retry_after(headers, now)),
     }
+}
+
+/// Whether the provider refuses the request for its length alone.
+fn is_too_long(status: StatusCode, body: &Value) -> bool {
+    if !matches!(status.as_u16(), 400 | 413 | 422) {
+        return false;
+    }
+    let by_word = || word_of(body).map(|word| kind_of_word(&word));
+    let sentence = error_object(body).get("message").and_then(Value::as_str);
+    let sentence = sentence.unwrap_or_default().to_lowercase();
+    TOO_LONG.iter().any(|part| sentence.contains(part))
+        || by_word() == Some(ModelErrorKind::ContextTooLong)
 }
 
 const fn of_code(status: StatusCode) -> (ModelErrorKind, &'static str) {
@@ -298,6 +328,28 @@ mod tests {
         ] {
             assert_eq!(kind(code), expected, "{code}");
         }
+    }
+
+    #[test]
+    fn a_conversation_that_is_too_long_is_told_by_a_code_or_a_sentence() {
+        let bad = StatusCode::BAD_REQUEST;
+        for body in [
+            json!({"error": {"code": "context_length_exceeded", "type": "invalid_request_error"}}),
+            json!({"type": "error", "error": {"type": "invalid_request_error",
+                "message": "prompt is too long: 215033 tokens > 200000 maximum"}}),
+            json!({"error": {"code": 400, "status": "INVALID_ARGUMENT",
+                "message": "The input token count (1048577) exceeds the maximum number of tokens"}}),
+            json!({"object": "error", "type": "BadRequestError", "code": 400,
+                "message": "This model's maximum context length is 4096 tokens."}),
+            json!({"error": {"code": 400, "type": "exceed_context_size_error"}}),
+        ] {
+            assert!(is_too_long(bad, &body), "{body}");
+            assert!(!is_too_long(StatusCode::TOO_MANY_REQUESTS, &body), "{body}");
+        }
+        assert!(!is_too_long(
+            bad,
+            &json!({"error": {"message": "temperature is too large"}})
+        ));
     }
 
     #[test]

@@ -128,6 +128,7 @@ pub enum ScriptedErrorKind {
     Garbage,
     Unauthorized,
     Rejected,
+    ContextTooLong,
     Crashed,
 }
 
@@ -318,6 +319,7 @@ impl From<ScriptedErrorKind> for ModelErrorKind {
             ScriptedErrorKind::Garbage => Self::Garbage,
             ScriptedErrorKind::Unauthorized => Self::Unauthorized,
             ScriptedErrorKind::Rejected => Self::Rejected,
+            ScriptedErrorKind::ContextTooLong => Self::ContextTooLong,
             ScriptedErrorKind::Crashed => Self::Crashed,
         }
     }

@@ -6,14 +6,14 @@ use super::{
     ApprovalDecisionDisk, ApprovalRequestDisk, AskedDisk, ByDisk, CAUSES, ChildStartedDisk,
     DECISIONS, EFFECTS, FAILURES, FailureDisk, INPUT_MODES, LlmRequestDisk, LlmResponseDisk,
     OUTCOMES, ParentDisk, QUESTIONS, QuarantinedDisk, RequestedCallDisk, SANDBOXES,
-    SessionCreatedDisk, SpentDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk,
+    SessionCreatedDisk, TURN_STATUSES, ToolCallDisk, ToolResultDisk, TurnFinishedDisk,
     TurnStartedDisk, UsageDisk, UserInputDisk, WorkerRestartedDisk, id_text, maybe, named, owned,
     session_id, text,
 };
 use crate::event::{
     ApprovalDecision, ApprovalRequest, Cause, ChildStarted, Fact, Failure, FinishReason, InputMode,
-    LlmRequest, LlmResponse, Parent, Purpose, RequestedCall, SessionCreated, Spent, Timestamp,
-    ToolCall, ToolResult, TurnStatus, Usage, UserInput,
+    LlmRequest, LlmResponse, Parent, Purpose, RequestedCall, SessionCreated, Timestamp, ToolCall,
+    ToolResult, TurnStatus, Usage, UserInput,
 };
 use crate::id::{CallId, Seq, TurnId};
 use crate::store::Asked;
@@ -347,10 +347,7 @@ impl<'a> From<&'a ToolResult> for ToolResultDisk<'a> {
             sandbox: result.sandbox.map(|level| text(level.name())),
             attachments: result.attachments.iter().map(Into::into).collect(),
             cause: result.cause.map(|cause| text(cause.name())),
-            spent: result.spent.map(|spent| SpentDisk {
-                usage: spent.usage.into(),
-                cost_usd: spent.cost_usd,
-            }),
+            spent: result.spent.map(Into::into),
         }
     }
 }
@@ -372,10 +369,7 @@ impl TryFrom<ToolResultDisk<'_>> for ToolResult {
             },
             attachments: attachments.collect::<Result<_, _>>()?,
             cause: cause(disk.cause.as_deref())?,
-            spent: disk.spent.map(|spent| Spent {
-                usage: spent.usage.into(),
-                cost_usd: spent.cost_usd,
-            }),
+            spent: disk.spent.map(Into::into),
         })
     }
 }

@@ -4,9 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MEASURES, PAUSE_CAUSES, SCOPES, Text, id_text, maybe, named, owned, session_id, text};
+use super::{
+    MEASURES, PAUSE_CAUSES, SCOPES, Text, UsageDisk, id_text, maybe, named, owned, session_id, text,
+};
 use crate::event::{
-    Amounts, BudgetRaised, BudgetReached, Compaction, Feedback, Fork, ModelSwitch, Pause, Timestamp,
+    Amounts, BudgetRaised, BudgetReached, Compaction, Feedback, Fork, ModelSwitch, Pause, Spent,
+    Timestamp,
 };
 use crate::id::{Seq, TurnId};
 use crate::store::record::Damage;
@@ -29,6 +32,15 @@ pub(super) struct AmountsDisk {
     steps: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seconds: Option<u64>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct SpentDisk {
+    usage: UsageDisk,
+    #[serde(default)]
+    cost_usd: Option<f64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    steps: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -126,6 +138,30 @@ impl From<AmountsDisk> for Amounts {
             seconds: disk.seconds,
         }
     }
+}
+
+impl From<Spent> for SpentDisk {
+    fn from(spent: Spent) -> Self {
+        Self {
+            usage: spent.usage.into(),
+            cost_usd: spent.cost_usd,
+            steps: spent.steps,
+        }
+    }
+}
+
+impl From<SpentDisk> for Spent {
+    fn from(disk: SpentDisk) -> Self {
+        Self {
+            usage: disk.usage.into(),
+            cost_usd: disk.cost_usd,
+            steps: disk.steps,
+        }
+    }
+}
+
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl<'a> From<&'a ModelSwitch> for ModelSwitchDisk<'a> {
