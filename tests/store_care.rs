@@ -19,7 +19,7 @@ use impresario::clock::SystemClock;
 use impresario::event::Timestamp;
 use impresario::id::{Seq, SessionId};
 use impresario::store::{
-    CopyError, Damaged, EventStore, PageLimit, Status, compact, restore, verify,
+    Append, CopyError, Damaged, EventStore, PageLimit, Status, compact, restore, verify,
 };
 use store_support::{append_as, created, open, says, stores, whole_log};
 
@@ -402,4 +402,38 @@ fn sessions_that_nobody_needs_are_deleted_by_rule_and_no_others() {
     let left = says_well(&data, &["ls", "--json"]);
     assert_eq!(left.lines().count(), 1);
     assert!(left.contains(&third), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_spent_stays_in_every_copy_also_that_of_deleted_sessions() {
+    let spent = impresario::budget::Spending {
+        nano_usd: 12_500,
+        tokens: 70,
+        steps: 1,
+        millis: 900,
+    };
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let store = open(&at("data")).unwrap();
+    for number in 1..=3 {
+        let append = append_as(id(number), 0, vec![created()], Status::Idle);
+        store.append(Append { spent, ..append }).await.unwrap();
+    }
+    store.delete(id(2)).await.unwrap();
+    let ledger = store.ledger().await.unwrap();
+    assert_eq!(ledger.len(), 1);
+    assert_eq!(ledger[0].spent, spent.plus(spent).plus(spent));
+    store.backup(at("backup"), Timestamp(7)).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let clock = SystemClock::new();
+    compact(&at("data"), &clock).unwrap();
+    restore(&at("backup"), &at("new"), Damaged::Refused, &clock).unwrap();
+    for name in ["data", "new"] {
+        let dir = at(name);
+        assert!(verify(&dir).unwrap().is_sound(), "{name}");
+        let store = open(&dir).unwrap();
+        assert_eq!(store.ledger().await.unwrap(), ledger, "{name}");
+        store.close().await.unwrap();
+    }
 }
