@@ -22,7 +22,7 @@ use crate::chunk::{Chunk, Cursor, Delta, EndReason, Item};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::metric::{self, SlowPolicy};
-use crate::store::{EventStore, PageLimit, StoreError};
+use crate::store::{Blame, EventStore, PageLimit, StoreError};
 
 /// What happens to a reader that falls behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum OnSlow {
     Disconnect,
 }
 
-/// Lets a subscriber find its session, awake or asleep.
+/// Lets a subscriber find its session, awake or asleep. It need not wake it.
 pub trait Source: Send + Sync + fmt::Debug + 'static {
     /// Asks the session to send to this feed from now on.
     ///
@@ -315,7 +315,7 @@ impl State {
                 Err(StoreError::NotFound(_)) => return self.end(EndReason::Deleted).await,
                 Err(error) => {
                     debug!(session = %self.args.session, %error, "log cannot be read for a reader");
-                    return self.end(EndReason::Quarantined).await;
+                    return self.end(end_after(error.blame())).await;
                 }
             }
         }
@@ -349,6 +349,15 @@ const fn end_for(code: Code) -> Option<EndReason> {
         | Code::InvalidParams
         | Code::Timeout
         | Code::Internal => None,
+    }
+}
+
+/// How a stream ends whose log cannot be read.
+const fn end_after(blame: Blame) -> EndReason {
+    match blame {
+        Blame::Session => EndReason::Quarantined,
+        // The cursor is good, and its time may come.
+        Blame::Passing | Blame::Store => EndReason::Stopping,
     }
 }
 

@@ -14,7 +14,10 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use impresario::clock::{self, Clock};
 use impresario::event::{EffectClass, TurnStatus};
+use impresario::fault::{Code, Fault};
+use impresario::id::Seq;
 use impresario::runtime::Reason;
 use impresario::settings::TenantSettings;
 use impresario::store::Status;
@@ -62,6 +65,102 @@ async fn one_tenant_that_offers_a_hundred_times_its_share_does_not_slow_another(
     // Two were running already, and the first of the two that follow is its.
     assert!(place <= 3, "answered as number {}", place + 1);
     assert_eq!(order.len(), 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_turn_of_a_modest_tenant_waits_for_one_place_and_not_for_the_queue_of_another() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&order);
+    let model = Puppet::new(move |asked| {
+        seen.lock().unwrap().push(asked.said.clone());
+        vec![Act::Sleep(Duration::from_millis(100)), say("fine")]
+    });
+    let stage = Stage::new(&model, &[]).with(|settings| {
+        settings.limits.running_turns = 2;
+        settings.limits.model_calls = 2;
+    });
+    let company = stage.start().await;
+    for _ in 0..200 {
+        let greedy = session_of(&company, "greedy").await;
+        greedy.say("greedy").await.unwrap();
+    }
+    let modest = session_of(&company, "modest").await;
+    let clock = support::TokioClock::new();
+    for _ in 0..20 {
+        support::turn(&modest, "modest").await;
+    }
+    let took = clock.elapsed();
+    let order = order.lock().unwrap().clone();
+    let places: Vec<_> = (0..order.len())
+        .filter(|it| order[*it] == "modest")
+        .collect();
+    assert_eq!(places.len(), 20);
+    for pair in places.windows(2) {
+        // While it has its turn and waits for the next, the other place goes round, and its own once.
+        assert!(pair[1] - pair[0] <= 4, "{places:?}");
+    }
+    // Half of the places is its share: with it each turn waits for another one's, not longer.
+    assert!(took <= 20 * Duration::from_millis(200), "{took:?}");
+    eventually(async || is_at_rest(&company)).await;
+    assert_eq!(model.calls.counts().done, 220);
+}
+
+/// Begins a session and says something; gives what was accepted, or how it was refused.
+async fn offer(company: Impresario) -> Result<(Session, Seq), Fault> {
+    let session = company.session("actor").create().await?;
+    let accepted = session.say("go").await?;
+    Ok((session, accepted.seq))
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_times_the_limits_are_refused_and_nothing_that_was_accepted_is_lost() {
+    let model = Puppet::new(|_| vec![Act::Sleep(Duration::from_millis(50)), say("fine")]);
+    let stage = Stage::new(&model, &[]).with(|settings| {
+        settings.limits.live_sessions = 16;
+        settings.limits.running_turns = 4;
+        settings.limits.waiting_requests = 8;
+        settings.limits.queued_inputs = 10;
+    });
+    let company = stage.start().await;
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    for _ in 0..10 {
+        let offers = (0..10 * 16).map(|_| clock::spawn(offer(company.clone())));
+        let offers: Vec<_> = offers.collect();
+        tokio::task::yield_now().await;
+        let now = company.status();
+        assert!(
+            now.live_sessions.used <= 16 && now.live_sessions.waiting <= 8,
+            "{now:?}"
+        );
+        assert!(
+            now.queued_inputs.used <= 10 && now.running_turns.used <= 4,
+            "{now:?}"
+        );
+        for offer in offers {
+            match within(offer).await.unwrap() {
+                Ok(offer) => accepted.push(offer),
+                Err(fault) => {
+                    assert_eq!(fault.code, Code::Overloaded, "{fault}");
+                    assert!(fault.retry_after_ms.is_some_and(|ms| ms > 0), "{fault:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        refused > 500 && accepted.len() >= 50,
+        "{refused}, {}",
+        accepted.len()
+    );
+    eventually(async || is_at_rest(&company)).await;
+    for (session, seq) in &accepted {
+        let events = log(stage.store.as_ref(), session.id()).await;
+        assert!(events.iter().any(|event| event.seq == *seq));
+        assert_eq!(status(&events), Some(TurnStatus::Completed));
+    }
+    let idle_after = Duration::from_millis(stage.settings.sessions.idle_after_ms);
+    tokio::time::sleep(2 * idle_after).await;
+    assert_eq!(company.status().live_sessions.used, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -563,11 +563,11 @@ async fn a_set_aside_child_is_an_error_and_its_parent_goes_on() {
 /// Every session of the store is finished, and there are these many.
 async fn assert_finished(troupe: &Troupe, company: &Impresario, sessions: usize, cut: &str) {
     eventually(async || {
-        let infos = company.list(None, 10).await.unwrap();
+        let infos = company.list(None, 1_000).await.unwrap();
         infos.iter().all(|info| info.summary.status == Status::Idle)
     })
     .await;
-    let infos = company.list(None, 10).await.unwrap();
+    let infos = company.list(None, 1_000).await.unwrap();
     assert_eq!(infos.len(), sessions, "{cut}");
     for info in infos {
         let events = troupe.log(info.id).await;
@@ -719,8 +719,8 @@ async fn whoever_waits_is_not_set_aside_while_those_below_get_on() {
         let found = troupe.store.unfinished().await.unwrap();
         let waiting = found
             .iter()
-            .filter(|it| [lead, middle].contains(&it.session));
-        waiting.map(|it| it.recoveries).eq([0, 0])
+            .filter(|(it, _)| [lead, middle].contains(&it.session));
+        waiting.map(|(it, _)| it.recoveries).eq([0, 0])
     })
     .await;
     company = troupe.begin_again(company).await;
@@ -1000,6 +1000,24 @@ async fn families_finish_after_a_restart_when_every_limit_is_one() {
     gate.open();
     assert_finished(&troupe, &company, 3, "in the tool").await;
     assert_eq!(words(&troupe.log(id).await), "got got done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_families_finish_after_a_restart_when_one_turn_may_run() {
+    let gate = Gate::default();
+    let prop = Prop::gated("prop", EffectClass::Idempotent, &gate, "step");
+    let mut troupe = deep_troupe(&prop).with(|settings| settings.limits = Default::default());
+    let company = troupe.start().await;
+    for _ in 0..50 {
+        let session = company.session("lead").create().await.unwrap();
+        session.say("go").await.unwrap();
+    }
+    prop.runs.until(|runs| runs.now == 100).await;
+    troupe.settings.limits.running_turns = 1;
+    gate.open();
+    let company = troupe.begin_again(company).await;
+    assert_finished(&troupe, &company, 150, "in the tool").await;
+    assert_eq!(company.status().recovering, 0);
 }
 
 #[tokio::test(start_paused = true)]

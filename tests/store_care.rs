@@ -94,7 +94,8 @@ async fn a_backup_of_a_store_in_use_holds_a_whole_beginning_of_every_session() {
             Some("it kept failing")
         );
         let unfinished = copy.unfinished().await.unwrap();
-        let counted = unfinished.iter().find(|it| it.session == id(4)).unwrap();
+        let counted = unfinished.iter().find(|(it, _)| it.session == id(4));
+        let (counted, _) = counted.unwrap();
         assert_eq!(counted.recoveries, 1);
         assert!(unfinished.len() >= 19);
     }

@@ -43,7 +43,7 @@ async fn everything_is_there_after_reopening() {
     let store = open(dir.path()).unwrap();
     let log = whole_log(&store, session(1), PageLimit::default()).await;
     assert_eq!(log.unwrap(), stored);
-    assert_eq!(store.unfinished().await.unwrap()[0].recoveries, 1);
+    assert_eq!(store.unfinished().await.unwrap()[0].0.recoveries, 1);
     assert_eq!(store.quarantine(session(1)).await.unwrap(), reason);
     let next = append(session(1), 2, vec![says("on")]);
     store.append(next).await.unwrap();

@@ -59,22 +59,6 @@ async fn a_session_that_nobody_talks_to_is_put_to_sleep_and_any_command_wakes_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_keeps_its_session_awake_and_looking_at_it_does_not() {
-    let stage = Stage::new(&fine(), &[]).with(|settings| settings.sessions.idle_after_ms = 2_000);
-    let (company, session) = stage.open().await;
-    let stream = reader(&session).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(company.status().live_sessions.used, 1);
-    drop(stream);
-    within(async {
-        while session.info().await.unwrap().live {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn more_sessions_than_fit_into_memory_all_get_their_turns() {
     let model = fine();
     let stage = Stage::new(&model, &[]).with(|settings| settings.limits.live_sessions = 3);

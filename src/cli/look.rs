@@ -272,10 +272,10 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         screen.value(&it)?;
         return Ok(Exit::Ok);
     }
-    let state = match (it.draining, it.ready) {
+    let state = match (it.draining, it.recovering) {
         (true, _) => "draining",
-        (false, true) => "ready",
-        (false, false) => "recovering",
+        (false, 0) => "ready",
+        (false, _) => "recovering",
     };
     let lines = [
         (

@@ -7,6 +7,8 @@
 pub enum SessionState {
     /// An actor lives for it.
     Live,
+    /// It was unfinished at the start and has not gone on yet.
+    Recovering,
     /// It kept failing and was set aside.
     Quarantined,
     /// Nothing new begins in it until somebody lets it go on.
@@ -95,6 +97,7 @@ impl SessionState {
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Live => "live",
+            Self::Recovering => "recovering",
             Self::Quarantined => "quarantined",
             Self::Paused => "paused",
         }

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use super::family;
-use crate::admission::{Claim, Lane, Place};
+use crate::admission::{Claim, Full, Lane, Place};
 use crate::budget::Spending;
 use crate::event::{Event, Fact, SessionCreated};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
 use crate::metric::{self, Rejection};
+use crate::session::recovery::Resumption;
 use crate::session::shared::{Shared, rules};
 use crate::session::{Began, Loaded, SessionError, load, summary};
 use crate::store::{Append, Blame, StoreError};
@@ -23,7 +25,7 @@ use crate::turn::Input;
 const CHILD_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a session's actor is made.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Why {
     /// It is new.
     Created(SessionCreated),
@@ -31,8 +33,8 @@ pub(super) enum Why {
     Child(SessionCreated),
     /// Somebody wants it.
     Asked,
-    /// The daemon has begun and its turn is unfinished. Its recovery was counted.
-    Resumed,
+    /// The company has begun and its turn is unfinished. Its recovery was counted.
+    Resumed(Resumption),
     /// It wanted to be awake at this time.
     Due,
     /// Its actor failed.
@@ -49,6 +51,7 @@ pub(super) struct Activated {
     pub(super) loaded: Loaded,
     pub(super) place: Place,
     pub(super) began: Began,
+    pub(super) resumption: Option<Resumption>,
 }
 
 /// Makes a session ready to live.
@@ -59,11 +62,16 @@ pub(super) async fn activate(
     why: Why,
 ) -> Result<Activated, Fault> {
     let place = place(shared, id, &why).await?;
-    let _loading = loading.acquire().await;
+    let _loading = if matches!(why, Why::Created(_)) {
+        // There is nothing to be read.
+        None
+    } else {
+        Some(loading.acquire().await)
+    };
     if let Some(reason) = shared.store.quarantine(id).await? {
         return Err(quarantined(&reason));
     }
-    let began = match why {
+    let (began, resumption) = match why {
         Why::Created(created) => return create(shared, id, created, place).await,
         Why::Child(created) if shared.store.summary(id).await?.is_none() => {
             return create(shared, id, created, place).await;
@@ -71,11 +79,24 @@ pub(super) async fn activate(
         Why::SetAside(reason) => return Err(set_aside(shared, id, &reason).await),
         Why::Crashed => {
             count_recovery(shared, id).await?;
-            Began::Crashed
+            (Began::Crashed, None)
         }
-        Why::Resumed => Began::Restarted,
-        Why::Asked | Why::Due | Why::Child(_) => Began::Woken,
-        Why::Refused => Began::Refused,
+        Why::Resumed(resumption) => {
+            let recoveries = resumption.recoveries().unwrap_or(0);
+            check_recoveries(shared, id, recoveries).await?;
+            (Began::Restarted, Some(resumption))
+        }
+        Why::Asked | Why::Due | Why::Child(_) => {
+            // Whoever comes before the company takes it up does so instead.
+            let resumption = Resumption::begin(shared, id, None);
+            if resumption.is_some() {
+                count_recovery(shared, id).await?;
+                (Began::Restarted, resumption)
+            } else {
+                (Began::Woken, None)
+            }
+        }
+        Why::Refused => (Began::Refused, None),
     };
     match load(&shared.store, id).await {
         Ok(mut loaded) => {
@@ -84,6 +105,7 @@ pub(super) async fn activate(
                 loaded,
                 place,
                 began,
+                resumption,
             })
         }
         Err(error) if error.blame() == Blame::Session => {
@@ -99,27 +121,41 @@ async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault
     // Whose it is stands in its log.
     let claim = Claim::nobodys(Some(id));
     match why {
-        Why::Created(_) | Why::Asked => lane.enter_or_refuse(&claim).await.map_err(|full| {
-            metric::rejected(Rejection::Overloaded);
-            SessionError::from(full).into()
-        }),
-        Why::Child(_) => child_place(lane, &claim).await,
-        Why::Resumed | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
-            Ok(lane.enter(&claim).await)
+        Why::Created(_) | Why::Asked => {
+            let entered = with_room(shared, lane.enter_or_refuse(&claim)).await;
+            entered.map_err(overloaded)
+        }
+        Why::Child(_) => child_place(shared, lane, &claim).await,
+        Why::Resumed(_) | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
+            Ok(with_room(shared, lane.enter(&claim)).await)
         }
     }
 }
 
+/// Waits for a place, and has the least recently used of those leave that have nothing to do.
+async fn with_room<T>(shared: &Shared, entering: impl Future<Output = T>) -> T {
+    let mut entering = std::pin::pin!(entering);
+    // It waits before room is made for it.
+    if let Some(entered) = poll_immediate(&mut entering).await {
+        return entered;
+    }
+    shared.make_room();
+    entering.await
+}
+
+fn overloaded(full: Full) -> Fault {
+    metric::rejected(Rejection::Overloaded);
+    SessionError::from(full).into()
+}
+
 /// A parent holds its place while it waits for its child, so that waiting for long is no use: only
 /// sessions that have nothing to do leave.
-async fn child_place(lane: &Lane, claim: &Claim) -> Result<Place, Fault> {
-    if let Ok(place) = tokio::time::timeout(CHILD_WAIT, lane.enter(claim)).await {
+async fn child_place(shared: &Shared, lane: &Lane, claim: &Claim) -> Result<Place, Fault> {
+    let entering = with_room(shared, lane.enter(claim));
+    if let Ok(place) = tokio::time::timeout(CHILD_WAIT, entering).await {
         return Ok(place);
     }
-    lane.try_enter(claim).map_err(|full| {
-        metric::rejected(Rejection::Overloaded);
-        SessionError::from(full).into()
-    })
+    lane.try_enter(claim).map_err(overloaded)
 }
 
 /// What a session did for its parent is cancelled before it goes on, when the parent has given it
@@ -150,6 +186,7 @@ async fn create(
         loaded,
         place,
         began: Began::Created,
+        resumption: None,
     })
 }
 
@@ -159,6 +196,14 @@ async fn count_recovery(shared: &Arc<Shared>, id: SessionId) -> Result<(), Fault
     metric::recovered();
     let counted = shared.store.count_recoveries(vec![id]).await?;
     let recoveries = counted.first().map_or(0, |counted| counted.recoveries);
+    check_recoveries(shared, id, recoveries).await
+}
+
+async fn check_recoveries(
+    shared: &Arc<Shared>,
+    id: SessionId,
+    recoveries: u32,
+) -> Result<(), Fault> {
     if recoveries > shared.cast().sessions.max_recoveries {
         let reason = format!("{recoveries} recoveries without a finished turn");
         return Err(set_aside(shared, id, &reason).await);

@@ -20,8 +20,8 @@ use crate::id::{Seq, SessionId};
 use crate::session::company::{ChildEnd, ChildTask, Company, Person, Source, Watch};
 use crate::session::shared::Shared;
 use crate::session::{SessionError, SessionHandle};
-use crate::store::{PageLimit, Status, StoreError};
-use crate::subscriber::{OnSlow, SubscriberArgs};
+use crate::store::{EventStore, PageLimit, Status, StoreError};
+use crate::subscriber::{self, Attached, Feed, OnSlow, SubscriberArgs};
 use crate::turn::{Input, State};
 
 /// What a session asks for that is being restarted is asked again after this time.
@@ -245,11 +245,28 @@ async fn subscribe(
         buffer_bytes: BUFFER,
         sink,
         attached: None,
-        source: Arc::new(root.clone()),
+        source: Arc::new(Follow(root.clone(), Arc::clone(&shared.store))),
         store: Arc::clone(&shared.store),
     })
     .await?;
     Ok(items)
+}
+
+/// Where a parent's call reads its child: one that has something to do is woken.
+#[derive(Debug)]
+struct Follow(RootHandle, Arc<dyn EventStore>);
+
+impl subscriber::Source for Follow {
+    fn attach(&self, child: SessionId, feed: Feed) -> BoxFuture<'_, Result<Attached, Fault>> {
+        Box::pin(async move {
+            let Self(root, store) = self;
+            let summary = store.summary(child).await?;
+            if summary.is_some_and(|summary| summary.status == Status::Unfinished) {
+                root.wake(child).await?;
+            }
+            root.attach(child, feed).await
+        })
+    }
 }
 
 /// The stream ended before the turn did.

@@ -11,9 +11,11 @@ use super::family::Family;
 use super::{Msg, Root};
 use crate::event::SessionCreated;
 use crate::fault::{Code, Fault};
-use crate::id::SessionId;
+use crate::id::{Seq, SessionId};
 use crate::session::SessionHandle;
+use crate::session::recovery::Resumption;
 use crate::session::shared::Shared;
+use crate::store::EventStore;
 use crate::subscriber::{Attached, Feed, Source, SubscriberArgs};
 
 /// The only way to talk to the root. Cheap to clone.
@@ -21,6 +23,7 @@ use crate::subscriber::{Attached, Feed, Source, SubscriberArgs};
 pub struct RootHandle {
     actor: ActorRef<Msg>,
     deadline: Duration,
+    store: Arc<dyn EventStore>,
 }
 
 impl RootHandle {
@@ -43,7 +46,11 @@ impl RootHandle {
     /// The handle of this root.
     pub(super) fn of(actor: ActorRef<Msg>, shared: &Shared) -> Self {
         let deadline = Duration::from_millis(shared.cast().sessions.call_timeout_ms);
-        Self { actor, deadline }
+        Self {
+            actor,
+            deadline,
+            store: Arc::clone(&shared.store),
+        }
     }
 
     /// A new session. Durable when this returns.
@@ -85,16 +92,18 @@ impl RootHandle {
         self.call(|reply| Msg::Find(id, reply)).await
     }
 
-    /// Has an unfinished session go on.
-    pub fn resume(&self, id: SessionId) {
-        // A root that is gone resumes nothing.
-        let _gone = self.actor.cast(Msg::Resume(id));
+    /// How many read a session that sleeps.
+    ///
+    /// # Errors
+    /// [`Code::Timeout`], [`Code::Draining`].
+    pub async fn readers(&self, id: SessionId) -> Result<usize, Fault> {
+        self.call(|reply| Msg::Readers(id, reply)).await
     }
 
-    /// Sets a session aside that is not in memory.
-    pub fn set_aside(&self, id: SessionId, reason: String) {
-        // A root that is gone has no sessions.
-        let _gone = self.actor.cast(Msg::SetAside(id, reason));
+    /// Has an unfinished session go on, whose recovery was counted.
+    pub fn resume(&self, resumption: Resumption) {
+        // A root that is gone resumes nothing.
+        let _gone = self.actor.cast(Msg::Resume(resumption));
     }
 
     /// Removes a session for good. Durable when this returns.
@@ -178,10 +187,21 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Source for RootHandle {
+    /// A session that sleeps is not woken: its log is read to its end, and the feed waits here.
     fn attach(&self, session: SessionId, feed: Feed) -> BoxFuture<'_, Result<Attached, Fault>> {
         Box::pin(async move {
-            let handle = self.wake(session).await?;
-            handle.attach(feed).await.map_err(Fault::from)
+            if let Some(handle) = self.find(session).await? {
+                return handle.attach(feed).await.map_err(Fault::from);
+            }
+            self.call(|reply| Msg::Park(session, feed, reply)).await??;
+            // Looked for last: one that is set aside from now on has its readers come back.
+            if let Some(reason) = self.store.quarantine(session).await? {
+                return Err(Fault::new(Code::Quarantined, reason));
+            }
+            Ok(Attached {
+                head: Seq::new(u64::MAX),
+                in_flight: Vec::new(),
+            })
         })
     }
 }

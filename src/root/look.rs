@@ -16,18 +16,20 @@ impl State {
     pub(super) fn tick(&mut self, myself: &ActorRef<Msg>) {
         self.ticks += 1;
         self.ring(myself);
-        if self.shared.lanes.live_sessions.gauge().waiting > 0 {
-            self.rest(Duration::ZERO);
-        }
+        // A session that was asked to leave may have had something to do again.
+        self.shared.make_room();
         if !self.ticks.is_multiple_of(LOOKS) {
             return;
         }
         let idle_after = Duration::from_millis(self.shared.cast().sessions.idle_after_ms);
         let every = LOOKS * (idle_after.as_secs() / 4).clamp(1, 15);
         if self.ticks.is_multiple_of(every) {
-            self.rest(idle_after);
+            let now = self.shared.clock.elapsed();
+            self.shared.idle.leave_after(idle_after, now);
+            self.parked.tidy();
         }
         metric::sessions(SessionState::Live, self.by_actor.len());
+        metric::sessions(SessionState::Recovering, self.shared.recovery.left());
         metric::turns_running(self.shared.lanes.running_turns.gauge().used);
         metric::store_bytes(self.shared.store.size_bytes());
         self.shared.lanes.report();
@@ -46,14 +48,6 @@ impl State {
                 }
                 // It looks by itself, or is no more.
                 Some(Entry::Loading(_) | Entry::Deleting(_)) => {}
-            }
-        }
-    }
-
-    fn rest(&self, after: Duration) {
-        for entry in self.sessions.values() {
-            if let Entry::Live(handle, _) = entry {
-                handle.rest(after);
             }
         }
     }

@@ -9,10 +9,12 @@
 //! - a session that keeps failing is set aside and leaves its siblings alone.
 
 mod activate;
+mod delete;
 mod family;
 mod follow;
 mod handle;
 mod look;
+mod parked;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,12 +30,14 @@ use crate::fault::{Code, Fault};
 use crate::id::SessionId;
 use crate::metric::{self, WorkerKind};
 use crate::restart::{Intensity, RestartPolicy};
+use crate::session::recovery::Resumption;
 use crate::session::shared::Shared;
 use crate::session::{Ended, SessionArgs, SessionHandle};
-use crate::subscriber::SubscriberArgs;
+use crate::subscriber::{Feed, SubscriberArgs};
 
 use activate::{Activated, Why};
 pub use handle::RootHandle;
+use parked::Parked;
 
 /// What the root can be told. Private: callers hold a [`RootHandle`].
 #[derive(Debug)]
@@ -41,9 +45,7 @@ enum Msg {
     /// Somebody wants a session.
     Wake(SessionId, Reply<SessionHandle>),
     /// An unfinished session is to go on.
-    Resume(SessionId),
-    /// A session is to be set aside, for this reason.
-    SetAside(SessionId, String),
+    Resume(Resumption),
     /// A new session.
     Create(Box<SessionCreated>, Reply<SessionHandle>),
     /// A session that another one begins, unless it exists.
@@ -54,12 +56,16 @@ enum Msg {
     Delete(SessionId, Reply<()>),
     /// Its log was removed, or not.
     Deleted(SessionId, Result<(), Fault>),
+    /// A reader's feed, of a session that sleeps.
+    Park(SessionId, Feed, Reply<()>),
     /// A reader.
     Subscribe(Box<SubscriberArgs>, RpcReplyPort<Result<(), Fault>>),
     /// Which sessions live.
     Live(RpcReplyPort<usize>),
     /// Whether this one lives.
     Find(SessionId, RpcReplyPort<Option<SessionHandle>>),
+    /// How many read this one while it sleeps.
+    Readers(SessionId, RpcReplyPort<usize>),
     /// The time has come to look around.
     Tick,
     /// Every session is to end; the answer comes when they have.
@@ -87,6 +93,8 @@ struct State {
     sessions: HashMap<SessionId, Entry>,
     by_actor: HashMap<ActorId, SessionId>,
     failures: HashMap<SessionId, Intensity>,
+    /// Who reads sessions that sleep.
+    parked: Parked,
     loading: Arc<tokio::sync::Semaphore>,
     /// Sessions that were found to be set aside, or were set aside.
     quarantined: HashSet<SessionId>,
@@ -132,6 +140,7 @@ impl Actor for Root {
             sessions: HashMap::new(),
             by_actor: HashMap::new(),
             failures: HashMap::new(),
+            parked: Parked::default(),
             quarantined: HashSet::new(),
             ticks: 0,
             timer: Some(timer),
@@ -148,8 +157,10 @@ impl Actor for Root {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Wake(id, reply) => state.wake(&myself, id, Why::Asked, reply),
-            Msg::Resume(id) => state.activate(&myself, id, Why::Resumed),
-            Msg::SetAside(id, reason) => state.activate(&myself, id, Why::SetAside(reason)),
+            Msg::Resume(resumption) => {
+                let id = resumption.session();
+                state.activate(&myself, id, Why::Resumed(resumption));
+            }
             Msg::Create(created, reply) => {
                 let id = state.shared.clock.session_id();
                 state.wake(&myself, id, Why::Created(*created), reply);
@@ -162,12 +173,14 @@ impl Actor for Root {
             }
             Msg::Delete(id, reply) => state.delete(&myself, id, reply),
             Msg::Deleted(id, result) => state.deleted(id, &result),
+            Msg::Park(id, feed, reply) => answer(reply, state.park(id, feed)),
             Msg::Subscribe(args, reply) => {
                 let started = crate::subscriber::start(*args, myself.get_cell()).await;
                 answer(reply, started.map_err(|error| internal(&error)));
             }
             Msg::Live(reply) => answer(reply, state.by_actor.len()),
             Msg::Find(id, reply) => answer(reply, state.find(id)),
+            Msg::Readers(id, reply) => answer(reply, state.parked.readers(id)),
             Msg::Tick => state.tick(&myself),
             Msg::StopSessions(reply) => state.stop_sessions(reply),
             Msg::End => state.end(myself),
@@ -258,6 +271,8 @@ impl State {
         let Some(Entry::Loading(waiting)) = self.sessions.remove(&id) else {
             return;
         };
+        // However it goes on, its readers look.
+        self.parked.wake(id);
         let started = match activated {
             Ok(_) if self.shared.phase.is_stopping() => Err(draining()),
             Ok(activated) => self.start(myself, id, activated).await,
@@ -288,6 +303,7 @@ impl State {
             loaded: activated.loaded,
             place: activated.place,
             why: activated.began,
+            resumption: activated.resumption,
         };
         let (handle, cell) = SessionHandle::start(args, myself.get_cell())
             .await
@@ -383,55 +399,6 @@ impl State {
         self.start_activation(myself, id, why, wait);
     }
 
-    /// Ends a session's actor, if it has one, and removes its log.
-    fn delete(&mut self, myself: &ActorRef<Msg>, id: SessionId, reply: Reply<()>) {
-        match self.sessions.get_mut(&id) {
-            Some(Entry::Deleting(waiting)) => waiting.push(reply),
-            Some(Entry::Loading(_) | Entry::Ending(_)) => {
-                let fault = Fault {
-                    retry_after_ms: Some(100),
-                    ..Fault::new(Code::Overloaded, "the session is being woken; try again")
-                };
-                answer(reply, Err(fault));
-            }
-            Some(entry @ Entry::Live(..)) => {
-                if let Entry::Live(_, cell) = &entry {
-                    cell.stop(None);
-                }
-                *entry = Entry::Deleting(vec![reply]);
-            }
-            None => {
-                self.sessions.insert(id, Entry::Deleting(vec![reply]));
-                self.remove_log(myself, id);
-            }
-        }
-    }
-
-    fn remove_log(&self, myself: &ActorRef<Msg>, id: SessionId) {
-        let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
-        crate::clock::spawn(async move {
-            let root = RootHandle::of(myself.clone(), &shared);
-            let removed = family::remove(&root, &shared, id).await;
-            let result = removed.map_err(Fault::from);
-            // A root that is gone has nobody to tell.
-            let _gone = myself.cast(Msg::Deleted(id, result));
-        });
-    }
-
-    fn deleted(&mut self, id: SessionId, result: &Result<(), Fault>) {
-        self.failures.remove(&id);
-        self.shared.alarms.set(id, None);
-        self.shared.census.is_not_paused(id);
-        self.shared.ledger.forget(id);
-        self.quarantined.remove(&id);
-        self.shared.census.set_quarantined(self.quarantined.len());
-        if let Some(Entry::Deleting(waiting)) = self.sessions.remove(&id) {
-            for reply in waiting {
-                answer(reply, result.clone());
-            }
-        }
-    }
-
     fn stop_sessions(&mut self, reply: RpcReplyPort<()>) {
         self.stopping.push(reply);
         self.stop_all();
@@ -445,6 +412,7 @@ impl State {
 
     fn stop_all(&mut self) {
         info!(sessions = self.by_actor.len(), "sessions are stopped");
+        self.parked.wake_all();
         for entry in self.sessions.values() {
             if let Entry::Live(_, cell) = entry {
                 cell.stop(None);

@@ -1,7 +1,6 @@
 //! How a company begins: in code, or from settings.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use secrecy::SecretString;
@@ -16,7 +15,9 @@ use crate::model::Model;
 use crate::model::limits::Limits;
 use crate::root::RootHandle;
 use crate::session::cast::Cast;
+use crate::session::idle::Idle;
 use crate::session::ledger::Ledger;
+use crate::session::recovery::Recovery;
 use crate::session::shared::{Alarms, Census, Lanes, Phase, Restarts, Shared};
 use crate::settings::{Environment, PriceSettings, Settings, ToolSettings};
 use crate::store::{EventStore, OpenError, SledStore, StoreError};
@@ -314,6 +315,8 @@ impl Builder {
             company: OnceLock::new(),
             alarms,
             ledger: Arc::new(ledger),
+            idle: Idle::default(),
+            recovery: Recovery::default(),
             clock: Arc::clone(&self.clock),
         });
         let (names, source) = match source {
@@ -331,7 +334,7 @@ impl Builder {
             since: self.clock.elapsed(),
             shared,
             standing: Mutex::new(standing),
-            recovering: Arc::new(AtomicUsize::new(0)),
+            resuming: OnceLock::new(),
         }));
         company.resume_unfinished().await?;
         Ok(company)

@@ -1,6 +1,5 @@
 //! What can be known of a company from outside.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Impresario;
@@ -108,7 +107,7 @@ pub struct Status {
     pub quarantined: usize,
     /// Sessions that are paused.
     pub paused: usize,
-    /// Unfinished sessions found at the start and not woken yet.
+    /// Unfinished sessions found at the start that have not gone on yet.
     pub recovering: usize,
     /// Tools that are not called for now, because they kept failing; those on trial included.
     pub open_breakers: usize,
@@ -135,7 +134,7 @@ impl Impresario {
             readers: shared.census.readers(),
             quarantined: shared.census.quarantined(),
             paused: shared.census.paused(),
-            recovering: self.0.recovering.load(Ordering::Relaxed),
+            recovering: shared.recovery.left(),
             open_breakers: open_breakers(&shared.cast().tools),
             store_bytes: shared.store.size_bytes(),
             uptime: shared.clock.elapsed().saturating_sub(self.0.since),

@@ -12,15 +12,17 @@ mod info;
 mod models;
 mod parts;
 mod reload;
+mod resume;
 mod secrets;
 mod session;
 mod turn;
 mod why;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use crate::admission::Claim;
@@ -67,8 +69,8 @@ struct Inner {
     /// What a reload begins with.
     standing: Mutex<Standing>,
     since: Duration,
-    /// Unfinished sessions found at the start and not woken yet.
-    recovering: Arc<std::sync::atomic::AtomicUsize>,
+    /// The task that has unfinished sessions go on.
+    resuming: OnceLock<AbortHandle>,
 }
 
 impl Impresario {
@@ -261,6 +263,7 @@ impl Impresario {
             StopStep::DrainSessions => self.0.shared.lanes.running_turns.empty().await,
             StopStep::EndSessions => {
                 self.0.shared.phase.stop();
+                self.stop_resuming();
                 self.0.root.stop_sessions().await?;
                 self.0.shared.cast().tools.close().await;
             }
@@ -297,56 +300,15 @@ impl Impresario {
         ))
     }
 
-    /// Has every unfinished session go on. Each recovery is counted durably before its log is
-    /// read, and one that was recovered too often without progress is left aside.
-    async fn resume_unfinished(&self) -> Result<(), crate::store::StoreError> {
-        let store = &self.0.shared.store;
-        for (id, summary) in store.resting().await? {
-            if summary.paused.is_some() {
-                self.0.shared.census.is_paused(id);
-            }
-            let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
-            let ends = ends.chain(summary.goes_on_at);
-            self.0.shared.alarms.set(id, ends.min());
-        }
-        let found = store.unfinished().await?;
-        let ids: Vec<_> = found.iter().map(|found| found.session).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        info!(sessions = ids.len(), "unfinished sessions found");
-        let counted = store.count_recoveries(ids).await?;
-        self.0
-            .recovering
-            .store(counted.len(), std::sync::atomic::Ordering::Relaxed);
-        self.resume_all(counted);
-        Ok(())
-    }
-
-    /// Those never recovered before come first; suspects come last.
-    fn resume_all(&self, mut counted: Vec<crate::store::Unfinished>) {
-        counted.sort_by_key(|unfinished| (unfinished.recoveries, unfinished.session));
-        for unfinished in counted {
-            metric::recovered();
-            let id = unfinished.session;
-            let recoveries = unfinished.recoveries;
-            if recoveries > self.0.shared.cast().sessions.max_recoveries {
-                let reason = format!("{recoveries} recoveries without a finished turn");
-                self.0.root.set_aside(id, reason);
-            } else {
-                self.0.root.resume(id);
-            }
-            self.0
-                .recovering
-                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        }
-    }
-
     async fn info_of(&self, id: SessionId, summary: Summary) -> Result<SessionInfo, Fault> {
         let facts = match self.0.root.find(id).await? {
             // A session that ends at this moment is asleep.
             Some(handle) => handle.facts().await.ok(),
             None => None,
+        };
+        let readers = match &facts {
+            Some(facts) => facts.readers,
+            None => self.0.root.readers(id).await?,
         };
         // Kept apart from the summary, which an unreadable log cannot change.
         let quarantine = self.0.shared.store.quarantine(id).await?;
@@ -355,7 +317,7 @@ impl Impresario {
             summary,
             live: facts.is_some(),
             running: facts.as_ref().is_some_and(|it| it.running_turn.is_some()),
-            readers: facts.map_or(0, |facts| facts.readers),
+            readers,
             quarantine,
         })
     }
@@ -364,6 +326,9 @@ impl Impresario {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.phase.stop();
+        if let Some(resuming) = self.resuming.get() {
+            resuming.abort();
+        }
         self.root.end();
     }
 }

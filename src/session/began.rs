@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Loaded;
+use super::recovery::Resumption;
 use super::shared::Shared;
 use crate::admission::Place;
 use crate::id::SessionId;
@@ -20,6 +21,8 @@ pub struct SessionArgs {
     pub place: Place,
     /// Why its actor is made.
     pub why: Began,
+    /// What it is taken up with, if it was unfinished when the company began.
+    pub resumption: Option<Resumption>,
 }
 
 /// Why a session's actor is made.

@@ -1,7 +1,6 @@
 //! From a decision to the disk, and from the disk to those who wait.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::ActorProcessingErr;
 use tracing::{debug, info, warn};
@@ -196,20 +195,10 @@ impl State {
     }
 
     /// A turn's place is held until its end is on disk, so that a company that stops waits for it.
-    /// Whoever waits for room in memory gets this session's, if it has nothing more to do.
     fn give_place_back(&mut self) {
         if self.turn.running_turn().is_none() && matches!(self.turn_place, TurnPlace::Held { .. }) {
             self.turn_place = TurnPlace::None;
         }
-        if self.shared.lanes.live_sessions.gauge().waiting > 0 {
-            self.myself_rests();
-        }
-    }
-
-    /// Looks whether to sleep when everything that was sent before has been handled.
-    fn myself_rests(&self) {
-        // An actor that handles this message has not ended.
-        let _sent = self.myself.cast(Msg::Rest(Duration::ZERO));
     }
 
     /// A finished turn is progress: recoveries before it do not count against the session.

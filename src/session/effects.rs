@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::errands::CallChildren;
 use super::handle::Effect;
+use super::recovery::Resumption;
 use super::shared::{Agent, ModelEntry};
 use super::worker::{self, ModelWork, ToolWork, Work};
 use super::{Msg, Start, State, TurnPlace, answer};
@@ -205,6 +206,10 @@ impl State {
         }
         if !matches!(self.turn_place, TurnPlace::None) || !self.shared.phase.begins_turns() {
             return;
+        }
+        let resumed = self.resumption.as_mut();
+        if let Some(place) = resumed.and_then(Resumption::take_place) {
+            return self.placed(Some(place));
         }
         let lane = self.shared.lanes.running_turns.clone();
         match lane.try_enter(&self.claim) {

@@ -192,12 +192,6 @@ impl SessionHandle {
         let _gone = self.actor.cast(Msg::Due);
     }
 
-    /// Asks it to sleep, if nothing was going on for so long.
-    pub fn rest(&self, after: Duration) {
-        // One that is gone sleeps already.
-        let _gone = self.actor.cast(Msg::Rest(after));
-    }
-
     async fn call<T: Send + 'static>(
         &self,
         message: impl FnOnce(RpcReplyPort<T>) -> Msg,

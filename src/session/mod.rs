@@ -21,10 +21,12 @@ mod effects;
 mod errands;
 mod fork;
 mod handle;
+pub mod idle;
 pub mod ledger;
 mod live;
 mod load;
 mod outcomes;
+pub mod recovery;
 mod restarts;
 pub mod shared;
 mod snapshot;
@@ -62,6 +64,7 @@ pub use handle::{Accepted, Effect, Facts, SessionError, SessionHandle};
 use ledger::Reservation;
 use live::Live;
 pub use load::{Loaded, load, summary};
+use recovery::Resumption;
 use shared::{Agent, Shared};
 use worker::{ModelEnd, ToolEnd};
 
@@ -181,11 +184,14 @@ struct State {
     /// Why what the log says is running is not; taken when it goes on.
     recover: Option<&'static str>,
     recovered_before: bool,
+    /// Until it has gone on.
+    resumption: Option<Resumption>,
     /// The last event that the snapshot beside the log has.
     snapshot: Seq,
     start: Start,
     turn_began: Duration,
     last_used: Duration,
+    idle: idle::Entry,
     _place: Place,
 }
 
@@ -281,6 +287,7 @@ impl State {
         let now = args.shared.clock.elapsed();
         // What waits for a person was not running.
         let unfinished = turn.running_turn().is_some() && !turn.rests();
+        let idle = idle::Entry::new(Arc::clone(&args.shared), args.id, myself.clone());
         Self {
             id: args.id,
             claim: Claim::of(tenant, args.id),
@@ -317,9 +324,11 @@ impl State {
             recover: unfinished.then(|| args.why.reason()),
             snapshot,
             recovered_before: args.why != Began::Created,
+            resumption: args.resumption,
             start: args.why.start(),
             turn_began: now,
-            last_used: now,
+            last_used: now.saturating_add(idle::FRESH),
+            idle,
             turn,
             shared: args.shared,
             _place: args.place,
@@ -329,8 +338,11 @@ impl State {
     /// One arm, one method. Waits for nothing.
     fn take(&mut self, message: Msg) -> Result<(), ActorProcessingErr> {
         self.look_at_the_cast();
-        // To be looked at is not to be used.
-        if !matches!(message, Msg::Rest(_) | Msg::Facts(_) | Msg::Budgets(_)) {
+        // To be looked at or read is not to be used.
+        if !matches!(
+            message,
+            Msg::Rest(_) | Msg::Facts(_) | Msg::Budgets(_) | Msg::Attach(..)
+        ) {
             self.last_used = self.shared.clock.elapsed();
         }
         match message {
@@ -366,10 +378,13 @@ impl State {
         self.reconcile().await?;
         self.begin_call();
         self.commit();
+        // What could go on has.
+        self.resumption = None;
         let turn = &self.turn;
         self.input_places.retain(|input, _| turn.waits(*input));
         self.fallen.retain(|of, _| turn.open_call(*of).is_some());
         self.forget_children();
+        self.note_idle();
         Ok(())
     }
 
@@ -435,23 +450,6 @@ impl State {
             people: self.people(),
         };
         answer(reply, facts);
-    }
-
-    /// Ends the actor when nothing goes on and nothing did for a while. Its log is all that it was.
-    fn rest(&mut self, after: Duration) {
-        let quiet = self.shared.clock.elapsed().saturating_sub(self.last_used);
-        let at_rest = (!self.turn.is_unfinished() || self.turn.rests())
-            && self.durable == self.turn.head()
-            && self.replies.is_empty()
-            // Only memory has them, and the places of inputs that wait. Those of a paused session would
-            // be kept from others for as long as people like.
-            && self.unredacted.is_empty()
-            && (self.turn.waiting() == 0 || self.turn.paused().is_some())
-            && self.live.readers() == 0;
-        if at_rest && quiet >= after {
-            debug!(session = %self.id, "session put to sleep");
-            self.myself.stop(None);
-        }
     }
 }
 

@@ -19,7 +19,9 @@ use crate::redact::Redactor;
 use crate::restart::Pace;
 use crate::session::cast::Cast;
 use crate::session::company::Company;
+use crate::session::idle::Idle;
 use crate::session::ledger::Ledger;
+use crate::session::recovery::Recovery;
 use crate::settings::{AgentBudget, LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
@@ -50,6 +52,10 @@ pub struct Shared {
     pub alarms: Arc<Alarms>,
     /// What tenants spend, and may.
     pub ledger: Arc<Ledger>,
+    /// Which sessions have nothing to do.
+    pub idle: Idle,
+    /// Which sessions were unfinished at the start and have not gone on yet.
+    pub recovery: Recovery,
     /// How soon runs of tools that died begin again, over all sessions.
     pub restarts: Restarts,
 }

@@ -166,6 +166,8 @@ pub struct LimitSettings {
     pub tenant_budget_day: Option<AmountSettings>,
     /// What the sessions of each tenant may spend together for ever.
     pub tenant_budget_total: Option<AmountSettings>,
+    /// Unfinished sessions that are taken up after the start, in a second; a tenth of it at once.
+    pub resumes_per_second: u32,
 }
 
 /// `[streams]`: how readers are fed.
@@ -385,6 +387,7 @@ impl Default for LimitSettings {
             budget_day: None,
             tenant_budget_day: None,
             tenant_budget_total: None,
+            resumes_per_second: 200,
         }
     }
 }

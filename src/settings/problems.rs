@@ -126,6 +126,7 @@ impl Settings {
             ("waiting_requests", it.waiting_requests),
             ("loading_sessions", it.loading_sessions),
             ("restarts_per_second", it.restarts_per_second as usize),
+            ("resumes_per_second", it.resumes_per_second as usize),
         ] {
             limits.at_least(key, value as u64, 1);
             limits.at_most(key, value as u64, MAX_PERMITS);

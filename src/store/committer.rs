@@ -356,7 +356,7 @@ impl<E: Engine> EventStore for Committer<E> {
         self.read_with(move |shared| reader::list(shared, before, limit))
     }
 
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>> {
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<(Unfinished, Summary)>, StoreError>> {
         self.read_with(reader::unfinished)
     }
 

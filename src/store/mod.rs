@@ -391,8 +391,9 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(SessionId, Summary)>, StoreError>>;
 
-    /// Sessions whose status is [`Status::Unfinished`], without reading any finished one.
-    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>>;
+    /// Sessions whose status is [`Status::Unfinished`], in the order of ids, without reading any
+    /// finished one. One whose summary cannot be read is there with an empty one.
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<(Unfinished, Summary)>, StoreError>>;
 
     /// Sessions that only people can have go on, in the order of ids, without reading any finished
     /// one: their status is [`Status::Waiting`] or [`Status::Paused`].

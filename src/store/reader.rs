@@ -247,14 +247,18 @@ fn listed<E: Engine>(
 
 /// The unfinished sessions, those not counted that wait for a person or are paused. A count that
 /// cannot be read is the greatest there is.
-pub(super) fn unfinished<E: Engine>(shared: &Shared<E>) -> Result<Vec<Unfinished>, StoreError> {
-    let mut found = owing(shared)?;
-    // One whose summary cannot be read is told of when it is resumed.
-    found.retain(|it| match summary(shared, it.session) {
-        Ok(Some(summary)) => summary.status.goes_on(),
-        Ok(None) | Err(_) => true,
+pub(super) fn unfinished<E: Engine>(
+    shared: &Shared<E>,
+) -> Result<Vec<(Unfinished, Summary)>, StoreError> {
+    let found = owing(shared)?.into_iter().filter_map(|it| {
+        // One whose summary cannot be read is told of when it is resumed.
+        let summary = summary(shared, it.session).ok().flatten();
+        let damaged = summary.is_none();
+        let summary = summary.map_or_else(Summary::default, |it| Summary::clone(&it));
+        let goes_on = damaged || summary.status.goes_on();
+        goes_on.then_some((it, summary))
     });
-    Ok(found)
+    Ok(found.collect())
 }
 
 /// The sessions that wait for a person.

@@ -482,6 +482,12 @@ impl Stage {
         self.builder().start().await.unwrap()
     }
 
+    /// Like [`Stage::start`], on another stage's store.
+    pub(crate) async fn start_on(&self, store: &Arc<MemoryStore>) -> Impresario {
+        let store: Arc<dyn EventStore> = Arc::<MemoryStore>::clone(store);
+        self.builder().event_store(store).start().await.unwrap()
+    }
+
     /// A company and a session.
     pub(crate) async fn open(&self) -> (Impresario, Session) {
         let company = self.start().await;

@@ -196,7 +196,7 @@ pub struct Status {
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
-    /// Everything that was unfinished at the start goes on.
+    /// New work is taken.
     pub ready: bool,
     /// New work is refused.
     pub draining: bool,
@@ -212,7 +212,7 @@ pub struct Status {
     pub paused: u64,
     /// Tools whose breaker is not closed.
     pub open_breakers: u64,
-    /// Unfinished sessions found at the start and not yet resumed.
+    /// Unfinished sessions found at the start that have not gone on yet.
     pub recovering: u64,
     /// Size of the store on disk.
     pub store_bytes: u64,
