@@ -196,6 +196,14 @@ impl Lane {
         Ok(self.enter(claim).await)
     }
 
+    /// As [`Self::empty`], at most so long; gives the sessions that have places then.
+    pub async fn empty_within(&self, time: Duration) -> Vec<SessionId> {
+        let _held = HeldBack::new(&self.0);
+        // Whoever is left has a place.
+        let _emptied = tokio::time::timeout(time, self.empty()).await;
+        self.holders()
+    }
+
     /// Waits until every place is free at once. Nobody else gets a place while this waits.
     pub async fn empty(&self) {
         let _held = HeldBack::new(&self.0);
@@ -207,6 +215,14 @@ impl Lane {
             }
             emptied.await;
         }
+    }
+
+    /// The sessions that have places, those that had theirs first before the others.
+    #[must_use]
+    pub fn holders(&self) -> Vec<SessionId> {
+        let state = self.0.state();
+        let holders = state.holders.values();
+        holders.filter_map(|holder| holder.claim.session).collect()
     }
 
     /// How full the lane is.

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub enum StopStep {
     /// No new work and no new turns; what was accepted stays accepted.
     CloseDoors,
-    /// Turns that run finish, if they can in time.
+    /// Turns that run end their step, if they can in time, and rest in the log.
     DrainSessions,
     /// Sessions end and with them their workers; unfinished turns rest in the log. Readers get
     /// their last item, with a cursor that is good after the next start.

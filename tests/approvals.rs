@@ -550,7 +550,7 @@ async fn a_company_that_drains_takes_no_answer() {
     let stage = Stage::new(&Puppet::calling(&["pay"]), &[&pay]);
     let (company, session) = open(&stage, asks()).await;
     let (_stream, _) = asked(&session).await;
-    company.drain();
+    company.drain(std::time::Duration::ZERO).await;
     let fault = session.rule(verdict(Ruling::Approve)).await.unwrap_err();
     assert_eq!(fault.code, Code::Draining);
     let info = session.info().await.unwrap();

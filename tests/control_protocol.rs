@@ -76,7 +76,8 @@ impl House {
 
     async fn close(mut self) {
         tokio::time::timeout(LONG, async {
-            self.serving.close_doors().await;
+            drop(self.serving.hand_over().await.unwrap());
+            self.serving.remove_socket();
             self.company.stop(Duration::from_secs(5)).await.unwrap();
             self.serving.say_goodbye().await;
         })

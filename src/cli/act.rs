@@ -1,5 +1,6 @@
 //! Commands that act on a session, a tool or the daemon: `cancel`, `approve`, `deny`, `close`, `rm`, `release`,
-//! `tools call`, `tools reset`, `reload`, `drain`, `stop`.
+//! `tools call`, `tools reset`, `reload`,
+//! `restart`, `drain`, `stop`.
 
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use crate::cli::args::Ruling;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
 use crate::control::wire::{
-    Approve, CallTool, Cancelled, Decision, DeleteSession, Done, Method, OneSession, OneTool,
-    ReloadDone, SessionAct, Shutdown, ToolAnswer,
+    Approve, CallTool, Cancelled, Decision, DeleteSession, Done, Drain, DrainDone, Method,
+    OneSession, OneTool, ReloadDone, SessionAct, Shutdown, Status, ToolAnswer,
 };
 use crate::daemon::Exit;
 use crate::fault::Code;
+use crate::settings::Settings;
 
 /// How long a tool may take before this command gives up; the tool's own timeout is shorter.
 const TOOL_TIME: Duration = Duration::from_secs(3_600);
@@ -133,14 +135,76 @@ pub(super) async fn reload(client: &Client, screen: &mut Screen) -> Result<Exit>
     Ok(Exit::Ok)
 }
 
-/// `drain`: no new work.
-pub(super) async fn drain(client: &Client, screen: &mut Screen) -> Result<Exit> {
-    let done: Done = client.call(Method::DaemonDrain, Done {}).await?;
+/// `restart`: returns when the daemon that took the place answers.
+pub(super) async fn restart(
+    client: &Client,
+    screen: &mut Screen,
+    deadline_s: Option<u64>,
+    settings: &Settings,
+) -> Result<Exit> {
+    let grace = Duration::from_millis(settings.stop.grace_ms);
+    let deadline = deadline_s.map_or(grace, Duration::from_secs);
+    let params = Drain {
+        deadline_ms: deadline_s.map(|seconds| seconds.saturating_mul(1_000)),
+    };
+    let done: Done = client.call(Method::DaemonRestart, params).await?;
+    let opening = Duration::from_millis(settings.store.open_timeout_ms);
+    let patience = deadline.saturating_add(grace) + opening + EXTRA;
+    let began = async {
+        client.closed().await;
+        let client = Client::connect(&settings.control.socket).await?;
+        client
+            .call_within(patience, Method::DaemonStatus, Done {})
+            .await
+    };
+    let Ok(status) = tokio::time::timeout(patience, began).await else {
+        bail!(
+            "the daemon was asked to restart and does not answer after {} s; its log says more",
+            patience.as_secs()
+        );
+    };
+    let status: Status = status.context("the daemon did not come back; its log says why")?;
     tell(
         screen,
         done,
-        "draining: new work is refused, running work goes on",
+        &format!(
+            "restarted: version {}, process {}",
+            status.version, status.pid
+        ),
     )
+}
+
+/// `drain`: no new work; returns when every turn rests, at the deadline at the latest.
+pub(super) async fn drain(
+    client: &Client,
+    screen: &mut Screen,
+    deadline_s: Option<u64>,
+    usual_ms: u64,
+) -> Result<Exit> {
+    let deadline_ms = deadline_s.map_or(usual_ms, |seconds| seconds.saturating_mul(1_000));
+    let patience = Duration::from_millis(deadline_ms).saturating_add(EXTRA);
+    let drain = Drain {
+        deadline_ms: Some(deadline_ms),
+    };
+    let done: DrainDone = client
+        .call_within(patience, Method::DaemonDrain, drain)
+        .await?;
+    let exit = if done.running.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    };
+    if screen.style == Style::Json {
+        screen.value(&done)?;
+        return Ok(exit);
+    }
+    if exit == Exit::Ok {
+        screen.line("drained: every turn rests, and goes on after the next start")?;
+    }
+    for session in &done.running {
+        screen.line(&format!("still runs: {session}"))?;
+    }
+    Ok(exit)
 }
 
 /// `stop`: returns when the daemon has stopped.

@@ -166,8 +166,19 @@ pub(super) enum Ask {
     Status,
     /// Read the settings again; running turns keep what they began with
     Reload,
-    /// Let running work finish and take no new work
-    Drain,
+    /// Drain, and begin anew with the program and the settings as they are now; callers wait, nobody
+    /// is refused
+    Restart {
+        /// Turns have so long to end their step, seconds; stop.grace_ms when left out
+        #[arg(long, value_name = "SECONDS")]
+        deadline: Option<u64>,
+    },
+    /// Take no new work and let running turns end their step; exit code 1 when some still run then
+    Drain {
+        /// Wait at most so long, seconds; stop.grace_ms when left out
+        #[arg(long, value_name = "SECONDS")]
+        deadline: Option<u64>,
+    },
     /// Stop the daemon
     Stop {
         /// The whole stop takes at most so long, milliseconds

@@ -3,7 +3,7 @@
 //! Used by `run`, `chat`, `attach` and `log --follow`.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -30,6 +30,13 @@ pub(super) enum Access {
 }
 
 impl Access {
+    fn socket(&self) -> &Path {
+        match self {
+            Self::Connect(socket) => socket,
+            Self::Ensure(starter) => &starter.settings.control.socket,
+        }
+    }
+
     /// A connection.
     pub(super) async fn client(&self) -> Result<Client> {
         match self {
@@ -43,6 +50,7 @@ impl Access {
 #[derive(Debug)]
 pub(super) struct Follow {
     access: Access,
+    socket: PathBuf,
     subscribe: Subscribe,
     client: Client,
     items: Items,
@@ -61,6 +69,7 @@ impl Follow {
     ) -> Result<Self> {
         let items = client.subscribe(subscribe.clone()).await?;
         Ok(Self {
+            socket: access.socket().to_owned(),
             access,
             subscribe,
             client,
@@ -78,6 +87,12 @@ impl Follow {
         loop {
             match self.items.next().await {
                 Some(StreamItem::End { reason, .. }) if reason == "slow" || reason == "lost" => {
+                    self.come_back().await?;
+                }
+                Some(item @ StreamItem::End { .. }) => {
+                    if !self.is_taken_over(&item).await {
+                        return Ok(Some(self.passed(item)));
+                    }
                     self.come_back().await?;
                 }
                 Some(item) => return Ok(Some(self.passed(item))),
@@ -116,6 +131,19 @@ impl Follow {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Whether the stream ended because the daemon stops, and its socket is still there: then
+    /// another one takes its place. Calls wait in the socket's queue until it does.
+    async fn is_taken_over(&mut self, end: &StreamItem) -> bool {
+        let StreamItem::End { reason, .. } = end else {
+            return false;
+        };
+        if reason != "stopping" || Client::connect(&self.socket).await.is_err() {
+            return false;
+        }
+        end.cursor().clone_into(&mut self.cursor);
+        true
     }
 
     fn passed(&mut self, item: StreamItem) -> StreamItem {

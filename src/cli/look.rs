@@ -277,10 +277,15 @@ pub(super) async fn status(client: &Client, screen: &mut Screen) -> Result<Exit>
         (false, 0) => "ready",
         (false, _) => "recovering",
     };
+    let still = match it.still_running.len() {
+        0 if it.draining => ", every turn rests".to_owned(),
+        0 => String::new(),
+        running => format!(", {running} turns end their step"),
+    };
     let lines = [
         (
             "state",
-            format!("{state}, version {}, process {}", it.version, it.pid),
+            format!("{state}{still}, version {}, process {}", it.version, it.pid),
         ),
         ("up", format!("{} s", it.uptime_ms / 1_000)),
         ("data", format!("{} ({} bytes)", it.data, it.store_bytes)),

@@ -30,7 +30,7 @@ use crate::cli::list::Order;
 use crate::cli::screen::{Screen, Style};
 use crate::control::client::{Client, ClientError};
 use crate::control::wire::{Decision, Method};
-use crate::daemon::{self, Exit, Mode, Starter};
+use crate::daemon::{self, End, Exit, Mode, Start, Starter};
 use crate::settings::{Environment, Layers, Settings, load};
 
 /// Carries out the command line of this process.
@@ -100,6 +100,7 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
         Command::Schema => look::print_schema(screen),
         Command::Check => look::check(&layers, environment, screen),
         Command::Serve { detached } => {
+            let inherited = daemon::inherited(environment)?;
             let mode = if detached {
                 // Before the first thread starts.
                 daemon::detach()?;
@@ -108,7 +109,16 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
                 Mode::Foreground
             };
             let loaded = load(&layers, environment)?;
-            block_on(daemon::serve(&loaded, environment, mode))
+            let start = Start {
+                loaded,
+                environment: environment.clone(),
+                mode,
+                inherited,
+            };
+            match block_on(daemon::serve(start))? {
+                End::Exit(exit) => Ok(exit),
+                End::Restart(successor) => match successor.take_place()? {},
+            }
         }
         Command::Store(command) => {
             let settings = load(&layers, environment)?.settings.resolved(environment)?;
@@ -126,7 +136,7 @@ fn carry_out(cli: Cli, environment: &Environment, screen: &mut Screen) -> Result
     }
 }
 
-fn block_on(command: impl Future<Output = Result<Exit>>) -> Result<Exit> {
+fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -221,7 +231,10 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Models => look::models(client, screen).await,
         Ask::Status => look::status(client, screen).await,
         Ask::Reload => act::reload(client, screen).await,
-        Ask::Drain => act::drain(client, screen).await,
+        Ask::Restart { deadline } => act::restart(client, screen, deadline, settings).await,
+        Ask::Drain { deadline } => {
+            act::drain(client, screen, deadline, settings.stop.grace_ms).await
+        }
         Ask::Stop { grace_ms } => act::stop(client, screen, grace_ms, settings.stop.grace_ms).await,
     }
 }

@@ -21,11 +21,13 @@ use crate::control::connection::Connection;
 use crate::control::pump::Feed;
 use crate::control::server::Order;
 use crate::control::wire::{
-    Agent, AgentList, Backup, BackupDone, CallTool, Done, ErrorObject, Gauge, Hello, HelloAnswer,
-    Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, Prices, ReloadDone, Request,
-    Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    Agent, AgentList, Backup, BackupDone, CallTool, Done, Drain, DrainDone, ErrorObject, Gauge,
+    Hello, HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, PROTOCOL, Prices,
+    ReloadDone, Request, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer,
+    ToolList, Unsubscribe,
 };
 use crate::fault::{Code, Fault};
+use crate::id::SessionId;
 use crate::runtime::{self, Impresario, Subscription};
 use crate::settings::nearest;
 
@@ -49,11 +51,11 @@ pub(super) async fn call(
         Method::DaemonHello => with(request, |params| hello(&params)),
         Method::DaemonStatus => told(Ok(status(connection))),
         Method::DaemonShutdown => with(request, |params| shutdown(connection, params)),
+        Method::DaemonRestart => with(request, |params| {
+            order(connection, Order::Restart(params)).map(|()| Done {})
+        }),
         Method::DaemonReload => told(reload(connection).await),
-        Method::DaemonDrain => {
-            company.drain();
-            told(Ok(Done {}))
-        }
+        Method::DaemonDrain => told(Ok(drain(company, &request.params()?).await)),
         Method::SessionSubscribe => subscribe(connection, request).await,
         Method::SessionUnsubscribe => with(request, |params| unsubscribe(connection, &params)),
         Method::StoreBackup => told(backup(company, request.params()?).await),
@@ -144,6 +146,7 @@ fn status(connection: &Connection) -> Status {
             tool_workers: gauge(status.tool_workers),
             queued_inputs: gauge(status.queued_inputs),
         },
+        still_running: names(&status.still_running),
         readers: status.readers as u64,
         quarantined: status.quarantined as u64,
         paused: status.paused as u64,
@@ -170,6 +173,19 @@ fn milliseconds(time: Duration) -> u64 {
 fn shutdown(connection: &Connection, params: Shutdown) -> Result<Done, Fault> {
     order(connection, Order::Stop(params))?;
     Ok(Done {})
+}
+
+async fn drain(company: &Impresario, params: &Drain) -> DrainDone {
+    let usual = || company.settings().stop.grace_ms;
+    let deadline = Duration::from_millis(params.deadline_ms.unwrap_or_else(usual));
+    let drained = company.drain(deadline).await;
+    DrainDone {
+        running: names(&drained.running),
+    }
+}
+
+fn names(sessions: &[SessionId]) -> Vec<String> {
+    sessions.iter().map(ToString::to_string).collect()
 }
 
 async fn reload(connection: &Connection) -> Result<ReloadDone, Fault> {

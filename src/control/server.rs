@@ -5,7 +5,9 @@
 //! anything about a session.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::control::connection;
-use crate::control::wire::{ErrorObject, Response, Shutdown};
+use crate::control::wire::{Drain, ErrorObject, Response, Shutdown};
 use crate::fault::{Code, Fault};
 use crate::metric::{self, Rejection};
 use crate::runtime::{Impresario, Reloaded};
@@ -104,7 +106,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct Serving {
     house: Arc<House>,
-    acceptor: JoinHandle<()>,
+    acceptor: JoinHandle<UnixListener>,
     orders: mpsc::Receiver<Order>,
 }
 
@@ -113,6 +115,8 @@ pub struct Serving {
 pub enum Order {
     /// Stop.
     Stop(Shutdown),
+    /// Drain, and begin anew in the same process.
+    Restart(Drain),
     /// Read the settings again.
     Reload(oneshot::Sender<Result<Reloaded, Fault>>),
 }
@@ -162,6 +166,25 @@ impl Server {
         Ok(Self { listener, options })
     }
 
+    /// Serves a socket that somebody else opened, and sees to.
+    ///
+    /// # Errors
+    /// [`BindError::Io`] when it cannot be used.
+    pub fn adopt(listener: StdListener, options: Options) -> Result<Self, BindError> {
+        let path = options.settings.socket.clone();
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(listener))
+            .map_err(|source| failed(&path, source))?;
+        Ok(Self { listener, options })
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
     /// Begins to answer for a company.
     #[must_use]
     pub fn serve(self, company: Impresario) -> Serving {
@@ -193,12 +216,19 @@ impl Serving {
         }
     }
 
-    /// Lets nobody in any more, and takes the socket away. Open connections go on.
-    pub async fn close_doors(&mut self) {
+    /// Lets nobody in any more. Open connections go on; new callers wait in the queue of the socket,
+    /// as long as somebody has it.
+    ///
+    /// # Errors
+    /// When there is no socket to be had.
+    pub async fn hand_over(&mut self) -> io::Result<StdListener> {
         self.house.doors.cancel();
-        if let Err(error) = (&mut self.acceptor).await {
-            warn!(%error, "acceptor failed");
-        }
+        let listener = (&mut self.acceptor).await.map_err(io::Error::other)?;
+        listener.into_std()
+    }
+
+    /// Takes the socket away from where callers look for it.
+    pub fn remove_socket(&self) {
         let path = &self.house.options.settings.socket;
         if let Err(error) = std::fs::remove_file(path) {
             debug!(%error, path = %path.display(), "failed to remove the control socket");
@@ -223,11 +253,11 @@ impl House {
     }
 }
 
-async fn accept(listener: UnixListener, house: Arc<House>) {
+async fn accept(listener: UnixListener, house: Arc<House>) -> UnixListener {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = house.doors.cancelled() => return,
+            () = house.doors.cancelled() => return listener,
             accepted = listener.accept() => accepted,
         };
         match accepted {

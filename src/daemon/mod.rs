@@ -5,12 +5,15 @@
 
 mod ensure;
 mod exit;
+mod handover;
 mod log;
 mod metrics;
 mod reload;
 mod serve;
 mod signals;
+mod watchdog;
 
 pub use ensure::{Starter, ensure};
 pub use exit::Exit;
-pub use serve::{Mode, detach, serve};
+pub use handover::{Inherited, Successor, inherited};
+pub use serve::{End, Mode, Start, detach, serve};

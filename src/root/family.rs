@@ -81,6 +81,10 @@ impl Company for Family {
         self.tell(session, move |handle| handle.child_waits(key, person));
     }
 
+    fn rests(&self, session: SessionId, key: String) {
+        self.tell(session, |handle| handle.child_rests(key));
+    }
+
     fn recall(&self, child: SessionId) {
         if let Some(shared) = self.shared.upgrade() {
             let root = self.root.clone();

@@ -131,6 +131,12 @@ impl RootHandle {
         self.call(Msg::Live).await
     }
 
+    /// Has every session look what it still begins. Returns at once.
+    pub fn look_around(&self) {
+        // A root that is gone has no sessions.
+        let _gone = self.actor.cast(Msg::LookAround);
+    }
+
     /// Ends every session's actor; returns when they have ended.
     ///
     /// # Errors

@@ -51,4 +51,13 @@ impl State {
             }
         }
     }
+
+    /// What the company begins has changed: every session looks what it still does.
+    pub(super) fn look_around(&self) {
+        for entry in self.sessions.values() {
+            if let Entry::Live(handle, _) = entry {
+                handle.due();
+            }
+        }
+    }
 }

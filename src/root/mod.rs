@@ -68,6 +68,8 @@ enum Msg {
     Readers(SessionId, RpcReplyPort<usize>),
     /// The time has come to look around.
     Tick,
+    /// Every session is to look what it still begins.
+    LookAround,
     /// Every session is to end; the answer comes when they have.
     StopSessions(RpcReplyPort<()>),
     /// Every session is to end, and then the root.
@@ -182,6 +184,7 @@ impl Actor for Root {
             Msg::Find(id, reply) => answer(reply, state.find(id)),
             Msg::Readers(id, reply) => answer(reply, state.parked.readers(id)),
             Msg::Tick => state.tick(&myself),
+            Msg::LookAround => state.look_around(),
             Msg::StopSessions(reply) => state.stop_sessions(reply),
             Msg::End => state.end(myself),
         }

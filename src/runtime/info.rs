@@ -95,6 +95,8 @@ pub struct Status {
     pub live_sessions: Gauge,
     /// Turns that run.
     pub running_turns: Gauge,
+    /// Of a company that drains: sessions whose turns still run.
+    pub still_running: Vec<SessionId>,
     /// Model calls in flight.
     pub model_calls: Gauge,
     /// Tool calls in flight.
@@ -128,6 +130,11 @@ impl Impresario {
             draining,
             live_sessions: shared.lanes.live_sessions.gauge(),
             running_turns: shared.lanes.running_turns.gauge(),
+            still_running: if draining {
+                shared.lanes.running_turns.holders()
+            } else {
+                Vec::new()
+            },
             model_calls: shared.lanes.model_calls.gauge(),
             tool_workers: shared.lanes.tool_workers.gauge(),
             queued_inputs: shared.lanes.queued_inputs.gauge(),

@@ -7,6 +7,7 @@
 mod agent;
 mod budget;
 mod builder;
+mod drain;
 mod guide;
 mod info;
 mod models;
@@ -46,6 +47,7 @@ pub use crate::subscriber::OnSlow;
 pub use crate::turn::{Rating, Ruling, Verdict};
 pub use agent::Agent;
 pub use builder::{Builder, StartError};
+pub use drain::Drained;
 pub use guide::ForkAt;
 pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use reload::Reloaded;
@@ -224,14 +226,8 @@ impl Impresario {
         }
     }
 
-    /// Refuses new work from now on; turns that run go on.
-    pub fn drain(&self) {
-        info!("draining");
-        self.0.shared.phase.drain();
-    }
-
-    /// Stops in the order of [`StopStep`]. Turns that run have their share of `grace` to finish;
-    /// what does not finish rests in the log and goes on after the next start.
+    /// Stops in the order of [`StopStep`]. Turns that run have their share of `grace` to end their
+    /// step; what does not end rests in the log and goes on after the next start.
     ///
     /// # Errors
     /// [`Code::StoreFailed`] when the last events could not be made durable.
@@ -259,7 +255,7 @@ impl Impresario {
 
     async fn stop_step(&self, step: StopStep) -> Result<(), Fault> {
         match step {
-            StopStep::CloseDoors => self.drain(),
+            StopStep::CloseDoors => self.close_doors(),
             StopStep::DrainSessions => self.0.shared.lanes.running_turns.empty().await,
             StopStep::EndSessions => {
                 self.0.shared.phase.stop();

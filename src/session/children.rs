@@ -26,6 +26,8 @@ pub(super) enum ChildNews {
     Moved,
     /// The one with this key waits for a person, or does not.
     Person(String, Source, Person),
+    /// The one with this key rests until the next start.
+    Rests(String),
     /// The one with this key has done its work.
     Over(String),
 }
@@ -41,6 +43,7 @@ impl State {
             } => self.child_wanted(of, key, agent, reply),
             ChildNews::Moved => self.got_on(),
             ChildNews::Person(key, source, person) => self.child_waits(key, source, person),
+            ChildNews::Rests(key) => self.child_rests(key),
             ChildNews::Over(key) => {
                 self.children_over.insert(key);
             }
@@ -74,7 +77,7 @@ impl State {
     }
 
     /// The parent whose call waits for this session, and the way to it.
-    fn waited_for_by(&self) -> Option<(&Parent, &Arc<dyn Company>)> {
+    pub(super) fn waited_for_by(&self) -> Option<(&Parent, &Arc<dyn Company>)> {
         let parent = self.turn.created()?.parent.as_ref()?;
         let company = self.shared.company.get()?;
         self.turn.has_errand().then_some((parent, company))

@@ -57,7 +57,10 @@ impl State {
     pub(super) fn rules(&self) -> Rules {
         let settings = &self.cast.sessions;
         let agent = self.agent.as_ref();
-        agent.map_or_else(|| rules(settings), |agent| agent.rules(settings))
+        Rules {
+            steps: self.steps(),
+            ..agent.map_or_else(|| rules(settings), |agent| agent.rules(settings))
+        }
     }
 
     /// Hands everything that was decided to the store, as one append.

@@ -28,6 +28,10 @@ pub trait Company: Send + Sync + fmt::Debug + 'static {
     /// does any more. Returns at once.
     fn waits(&self, session: SessionId, key: String, person: Person);
 
+    /// Tells a session that the child with this key goes on only after the next start. Returns at
+    /// once.
+    fn rests(&self, session: SessionId, key: String);
+
     /// Cancels what the child does for its parent. Returns at once.
     fn recall(&self, child: SessionId);
 }

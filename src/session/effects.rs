@@ -53,7 +53,7 @@ impl State {
         self.stop_all_but(&owed);
         let is_held = matches!(self.turn_place, TurnPlace::Held { .. });
         if !owed.iter().any(|owed| self.needs_place(owed)) {
-            if self.turn.running_turn().is_some() {
+            if self.turn.running_turn().is_some() && self.durable == self.turn.head() {
                 // Others may have it meanwhile.
                 self.turn_place = TurnPlace::None;
             }
@@ -68,6 +68,7 @@ impl State {
         for owed in owed {
             match owed {
                 Owed::Place | Owed::Approval { .. } => {}
+                Owed::Wait { .. } if self.is_draining() => {}
                 Owed::Wait { until } => self.wait_until(until.0),
                 Owed::Model {
                     of, model, purpose, ..
@@ -82,7 +83,8 @@ impl State {
     /// provider or a time holds none: it may wait for long.
     fn needs_place(&self, owed: &Owed) -> bool {
         match owed {
-            Owed::Place | Owed::Tool(_) => true,
+            Owed::Place => true,
+            Owed::Tool(open) => !self.call_rests(open.of),
             Owed::Model { of, .. } => self.at_door != Some(*of),
             Owed::Approval { .. } | Owed::Wait { .. } => false,
         }
@@ -229,10 +231,7 @@ impl State {
     /// There is a place: the turn begins, or goes on.
     pub(super) fn placed(&mut self, place: Option<Place>) {
         self.turn_place = TurnPlace::None;
-        let phase = &self.shared.phase;
-        // A company that drains waits for the parent's turn, and so for this one.
-        let begins = phase.begins_turns() || (self.turn.has_errand() && !phase.is_stopping());
-        if !begins {
+        if !self.shared.phase.begins_turns() {
             return;
         }
         self.look_at_the_cast();

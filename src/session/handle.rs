@@ -186,6 +186,12 @@ impl SessionHandle {
         let _gone = self.actor.cast(Msg::Child(news));
     }
 
+    /// Tells it that the child with this key rests until the next start.
+    pub fn child_rests(&self, key: String) {
+        // One that is gone rests as well.
+        let _gone = self.actor.cast(Msg::Child(ChildNews::Rests(key)));
+    }
+
     /// Has it look at what time it is.
     pub fn due(&self) {
         // One that is gone looks when it is woken.

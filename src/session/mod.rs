@@ -17,6 +17,7 @@ mod census;
 mod children;
 mod commit;
 pub mod company;
+mod drain;
 mod effects;
 mod errands;
 mod fork;
@@ -167,6 +168,10 @@ struct State {
     fallen: BTreeMap<Seq, (Outcome, String)>,
     /// Keys of children of open calls that have done their work.
     children_over: BTreeSet<String>,
+    /// Keys of children that go on only after the next start.
+    children_resting: BTreeSet<String>,
+    /// Whoever waits for this session knows that it rests.
+    told_of_rest: bool,
     /// Children to be recalled when this event, the outcome of their call, is durable, and the worker
     /// of the call has ended.
     forsaken: BTreeMap<Seq, (Option<ActorCell>, Vec<SessionId>)>,
@@ -314,6 +319,8 @@ impl State {
             restarts: Intensity::default(),
             fallen: BTreeMap::new(),
             children_over: BTreeSet::new(),
+            children_resting: BTreeSet::new(),
+            told_of_rest: false,
             forsaken: BTreeMap::new(),
             turn_place: TurnPlace::None,
             at_door: None,
@@ -385,6 +392,7 @@ impl State {
         self.fallen.retain(|of, _| turn.open_call(*of).is_some());
         self.forget_children();
         self.note_idle();
+        self.tell_of_rest();
         Ok(())
     }
 

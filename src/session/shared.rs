@@ -25,7 +25,7 @@ use crate::session::recovery::Recovery;
 use crate::settings::{AgentBudget, LimitSettings, SessionSettings, TenantSettings};
 use crate::store::EventStore;
 use crate::tool::Toolbox;
-use crate::turn::{BudgetRules, ChildLimits, ModelRule, ModelRules, Rules, ToolRule};
+use crate::turn::{BudgetRules, ChildLimits, ModelRule, ModelRules, Rules, Steps, ToolRule};
 
 pub use super::census::Census;
 
@@ -126,7 +126,7 @@ const DRAINING: u8 = 1;
 const STOPPING: u8 = 2;
 
 impl Phase {
-    /// No new work and no new turns; turns that run go on.
+    /// No new work and no new turns; turns that run end their step.
     pub fn drain(&self) {
         self.0.fetch_max(DRAINING, Ordering::SeqCst);
     }
@@ -427,6 +427,7 @@ pub fn rules(settings: &SessionSettings) -> Rules {
             lifetime: settings.lifetime_children,
         },
         budget: BudgetRules::default(),
+        steps: Steps::GoOn,
     }
 }
 

@@ -315,6 +315,7 @@ impl Reader {
             log: self.section("log", take("log")),
             redaction: self.section("redaction", take("redaction")),
             stop: self.section("stop", take("stop")),
+            watchdog: self.section("watchdog", take("watchdog")),
             models: self.named::<ModelSettings>("models", nodes.0),
             tools: self.named::<ToolSettings>("tools", nodes.1),
             agents: self.named::<AgentSettings>("agents", nodes.2),

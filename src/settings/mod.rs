@@ -38,7 +38,7 @@ pub use loaded::Loaded;
 pub use mcp::Scope;
 pub(crate) use mcp::server_name_fault;
 pub use model::{ModelSettings, PriceSettings, Provider};
-pub use outside::{LogFormat, LogSettings, MetricSettings, RedactionSettings};
+pub use outside::{LogFormat, LogSettings, MetricSettings, RedactionSettings, WatchdogSettings};
 pub use paths::NoHome;
 pub use problems::Problem;
 pub use sandbox::SandboxLevel;
@@ -67,6 +67,8 @@ pub struct Settings {
     pub redaction: RedactionSettings,
     /// How the daemon stops.
     pub stop: StopSettings,
+    /// When a daemon that hangs ends.
+    pub watchdog: WatchdogSettings,
     /// Models by name.
     pub models: BTreeMap<String, ModelSettings>,
     /// Tools by name.

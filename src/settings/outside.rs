@@ -1,5 +1,5 @@
-//! The shape of the settings for what is seen from outside: metrics, log, and what is kept out of
-//! both.
+//! The shape of the settings for what is seen from outside: metrics, log, what is kept out of
+//! both, and when the process ends by itself.
 //!
 //! Called by [`crate::settings`]. Plain data.
 
@@ -34,6 +34,20 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+/// `[watchdog]`: when a daemon that hangs ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WatchdogSettings {
+    /// It ends when the root or the store has not answered for so long; 0 for never.
+    pub silence_ms: u64,
+}
+
+impl Default for WatchdogSettings {
+    fn default() -> Self {
+        Self { silence_ms: 60_000 }
+    }
 }
 
 /// `[redaction]`: what is kept out of events, streams and logs.

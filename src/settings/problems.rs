@@ -68,6 +68,10 @@ impl Settings {
         store.at_least("cache_mb", self.store.cache_mb, 1);
         store.at_least("open_timeout_ms", self.store.open_timeout_ms, 1);
         store.at_least("queue", self.store.queue as u64, 1);
+        let silence = self.watchdog.silence_ms;
+        if silence != 0 {
+            at(found, "watchdog").at_least("silence_ms", silence, 1_000);
+        }
         let it = &self.sessions;
         let mut sessions = at(found, "sessions");
         sessions.at_least("queued_inputs", it.queued_inputs as u64, 1);

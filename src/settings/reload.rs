@@ -17,6 +17,7 @@ impl Settings {
         applicable.control.clone_from(&running.control);
         applicable.metrics.clone_from(&running.metrics);
         applicable.log.clone_from(&running.log);
+        applicable.watchdog.clone_from(&running.watchdog);
         applicable.redaction.clone_from(&running.redaction);
         applicable.limits.loading_sessions = running.limits.loading_sessions;
         applicable.sessions.call_timeout_ms = running.sessions.call_timeout_ms;

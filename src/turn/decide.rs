@@ -5,8 +5,8 @@
 
 use super::ask::compacted;
 use super::{
-    Input, OpenCall, Owed, Phase, Refusal, Rules, Slot, Stage, State, ToolDeath, Turn, approval,
-    outcome,
+    Input, OpenCall, Owed, Phase, Refusal, Rules, Slot, Stage, State, Steps, ToolDeath, Turn,
+    approval, outcome,
 };
 use crate::event::{
     Cause, EffectClass, Event, Fact, Failure, FailureClass, InputMode, PauseCause, Purpose,
@@ -125,7 +125,7 @@ impl State {
             return resumed.into_iter().collect();
         };
         match &turn.phase {
-            Phase::Ask { .. } if self.paused.is_some() => Vec::new(),
+            Phase::Ask { .. } if self.paused.is_some() || rules.steps == Steps::Rest => Vec::new(),
             Phase::Ask { .. } if turn.step > rules.max_steps && turn.answered => {
                 vec![self.turn_finished(TurnStatus::Completed)]
             }
@@ -197,7 +197,7 @@ impl State {
         let Phase::Backoff { attempt, .. } = turn.phase else {
             return Err(Refusal::NoChange);
         };
-        if self.paused.is_some() {
+        if self.paused.is_some() || rules.steps == Steps::Rest {
             return Err(Refusal::NoChange);
         }
         Ok(self.ask(turn, attempt, at, rules))

@@ -47,7 +47,7 @@ pub use guide::Rating;
 pub use input::{Input, Refusal};
 use keys::Keys;
 use phase::{Care, Counted, Phase, Slot, Stage, Turn};
-pub use rules::{ModelRule, ModelRules, Rules, ToolRule};
+pub use rules::{ModelRule, ModelRules, Rules, Steps, ToolRule};
 pub use spending::BudgetRules;
 use spending::{Account, TurnAccount};
 

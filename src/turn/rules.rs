@@ -30,6 +30,8 @@ pub struct Rules {
     pub children: ChildLimits,
     /// What it may spend.
     pub budget: BudgetRules,
+    /// Whether a step is followed by another.
+    pub steps: Steps,
 }
 
 /// What the core has to know of an agent's models, and of how they are asked.
@@ -99,6 +101,16 @@ impl ModelRules {
     }
 }
 
+/// Whether a step is followed by another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Steps {
+    /// It is.
+    #[default]
+    GoOn,
+    /// The turn rests after its step, until it is recovered.
+    Rest,
+}
+
 /// What the core has to know of a tool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToolRule {
@@ -151,6 +163,7 @@ mod tests {
             tools: Arc::new(tools.into()),
             children: ChildLimits::default(),
             budget: BudgetRules::default(),
+            steps: Steps::GoOn,
         };
         let table = [
             ("calc", Some(EffectClass::Pure)),

@@ -74,6 +74,7 @@ fn rules_with(compacting: Compacting) -> Rules {
             lifetime: 5,
         },
         budget: BudgetRules::default(),
+        steps: Steps::GoOn,
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) async fn of_sessions(
         Method::DaemonHello
         | Method::DaemonStatus
         | Method::DaemonShutdown
+        | Method::DaemonRestart
         | Method::DaemonReload
         | Method::DaemonDrain
         | Method::SessionSubscribe

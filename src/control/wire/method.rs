@@ -17,9 +17,11 @@ pub enum Method {
     DaemonStatus,
     /// [`Shutdown`] → [`Done`].
     DaemonShutdown,
+    /// [`Drain`] → [`Done`].
+    DaemonRestart,
     /// Nothing → [`ReloadDone`].
     DaemonReload,
-    /// Nothing → [`Done`].
+    /// [`Drain`] → [`DrainDone`].
     DaemonDrain,
     /// [`CreateSession`] → [`Session`](crate::control::wire::Session).
     SessionCreate,
@@ -73,10 +75,11 @@ pub enum Method {
 
 impl Method {
     /// Every method.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::DaemonHello,
         Self::DaemonStatus,
         Self::DaemonShutdown,
+        Self::DaemonRestart,
         Self::DaemonReload,
         Self::DaemonDrain,
         Self::SessionCreate,
@@ -112,6 +115,7 @@ impl Method {
             Self::DaemonHello => "daemon.hello",
             Self::DaemonStatus => "daemon.status",
             Self::DaemonShutdown => "daemon.shutdown",
+            Self::DaemonRestart => "daemon.restart",
             Self::DaemonReload => "daemon.reload",
             Self::DaemonDrain => "daemon.drain",
             Self::SessionCreate => "session.create",
@@ -179,6 +183,22 @@ pub struct Shutdown {
     pub grace_ms: Option<u64>,
 }
 
+/// Takes of `daemon.drain` and `daemon.restart`. The answer of the first comes when every turn rests, at the deadline at the latest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Drain {
+    /// Turns have so long to end their step; `stop.grace_ms` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// What `daemon.drain` gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DrainDone {
+    /// Sessions whose turns still run at the deadline; none when all of them rest.
+    #[serde(default)]
+    pub running: Vec<String>,
+}
+
 /// What `daemon.reload` gives. Settings with a fault are refused whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadDone {
@@ -204,6 +224,9 @@ pub struct Status {
     pub uptime_ms: u64,
     /// What is in use before each limit.
     pub limits: Limits,
+    /// Of a daemon that drains: sessions whose turns still run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub still_running: Vec<String>,
     /// Readers attached to sessions.
     pub readers: u64,
     /// Sessions that were seen set aside since the start.

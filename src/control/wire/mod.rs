@@ -33,9 +33,10 @@ pub use guide::{
     ModelSwitched, PauseSession, Paused, Rate, SendMode,
 };
 pub use method::{
-    Agent, AgentList, CallTool, CreateSession, Done, EventPage, EventsOf, Gauge, Hello,
-    HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, Prices, ReloadDone, SendInput,
-    Sent, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList, Unsubscribe,
+    Agent, AgentList, CallTool, CreateSession, Done, Drain, DrainDone, EventPage, EventsOf, Gauge,
+    Hello, HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, Prices, ReloadDone,
+    SendInput, Sent, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList,
+    Unsubscribe,
 };
 pub use schema::schema;
 pub use session::{

@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, BudgetRaised,
     BudgetReached, Budgets, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
-    DeleteSession, Done, Event, EventPage, EventsOf, Feedback, ForkSession, Hello, HelloAnswer,
-    ListSessions, LlmRequest, LlmResponse, Method, ModelList, ModelSwitched, Notification,
-    OneSession, OneTool, PROTOCOL, PauseSession, Paused, Problem, Quarantined, Rate, ReloadDone,
-    Request, Response, SendInput, Sent, Session, SessionAct, SessionBudget, SessionChange,
-    SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe, Subscribed, ToolAnswer,
-    ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe, UserInput, Why,
-    WorkerRestarted,
+    DeleteSession, Done, Drain, DrainDone, Event, EventPage, EventsOf, Feedback, ForkSession,
+    Hello, HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, ModelSwitched,
+    Notification, OneSession, OneTool, PROTOCOL, PauseSession, Paused, Problem, Quarantined, Rate,
+    ReloadDone, Request, Response, SendInput, Sent, Session, SessionAct, SessionBudget,
+    SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe,
+    Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe,
+    UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -57,8 +57,9 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         Method::DaemonHello => pair!(generator, Hello, HelloAnswer),
         Method::DaemonStatus => pair!(generator, Done, Status),
         Method::DaemonShutdown => pair!(generator, Shutdown, Done),
+        Method::DaemonRestart => pair!(generator, Drain, Done),
         Method::DaemonReload => pair!(generator, Done, ReloadDone),
-        Method::DaemonDrain => pair!(generator, Done, Done),
+        Method::DaemonDrain => pair!(generator, Drain, DrainDone),
         Method::SessionCreate => pair!(generator, CreateSession, Session),
         Method::SessionSend => pair!(generator, SendInput, Sent),
         Method::SessionSubscribe => pair!(generator, Subscribe, Subscribed),

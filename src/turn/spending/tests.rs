@@ -49,6 +49,7 @@ fn rules() -> Rules {
             lifetime: 50,
         },
         budget: BudgetRules::default(),
+        steps: crate::turn::Steps::GoOn,
     }
 }
 
