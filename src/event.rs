@@ -7,6 +7,7 @@ mod attachment;
 mod child;
 mod guide;
 mod model;
+mod moment;
 mod names;
 mod tool;
 

@@ -364,6 +364,19 @@ fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
     assert!(said.contains("is not empty"), "{said}");
     let none = run(&dir.path().join("none"), &["verify"]);
     assert_eq!(none.status.code(), Some(1));
+    // Nothing to restore, and a rule that says nothing: each is told what to say instead.
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let third = dir.path().join("third");
+    for (words, hint) in [
+        (&["restore", empty.to_str().unwrap()][..], "no backup in"),
+        (&["gc"], "say which sessions go"),
+    ] {
+        let refused = run(&third, words);
+        assert_eq!(refused.status.code(), Some(1), "{words:?}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(hint), "{said}");
+    }
 }
 
 #[test]

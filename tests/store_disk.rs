@@ -100,11 +100,11 @@ async fn a_newer_store_is_refused_and_no_byte_of_it_changes() {
         .await
         .unwrap();
     store.close().await.unwrap();
-    std::fs::write(dir.path().join("format"), "impresario store 2\n").unwrap();
+    std::fs::write(dir.path().join("format"), "impresario store 3\n").unwrap();
     let before = bytes_of(dir.path());
     let refusal = open(dir.path()).unwrap_err();
     assert!(
-        matches!(refusal, OpenError::NewerVersion { found: 2, .. }),
+        matches!(refusal, OpenError::NewerVersion { found: 3, .. }),
         "{refusal}"
     );
     assert_eq!(bytes_of(dir.path()), before);

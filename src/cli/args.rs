@@ -151,6 +151,21 @@ pub(super) enum Ask {
         #[command(flatten)]
         rule: Retention,
     },
+    /// Write a session as lines of JSON, to take it elsewhere
+    Export {
+        session: String,
+        /// Into this new file; to stdout when left out
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Take in a session that was exported, and print its id; what was going on in it is ended
+    Import {
+        /// The file; - reads stdin
+        file: PathBuf,
+        /// Under the id that it had; refused when there is such a session
+        #[arg(long)]
+        keep_id: bool,
+    },
     /// Let a quarantined session go on
     Release { session: String },
     /// List the tools, call one, or close the breaker of one

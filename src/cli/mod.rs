@@ -16,6 +16,7 @@ mod remark;
 mod screen;
 mod store;
 mod talk;
+mod transfer;
 mod why;
 
 use std::io;
@@ -201,6 +202,9 @@ async fn talk(
 }
 
 async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<Exit> {
+    if let Ask::Gc { rule } = &command {
+        store::check_rule(rule)?;
+    }
     let client = &Client::connect(&settings.control.socket).await?;
     match command {
         Ask::New { new } => talk::new(client, screen, new).await,
@@ -217,6 +221,13 @@ async fn ask(command: Ask, settings: &Settings, screen: &mut Screen) -> Result<E
         Ask::Approve { ruling } => act::rule(client, screen, Decision::Approve, ruling).await,
         Ask::Deny { ruling } => act::rule(client, screen, Decision::Deny, ruling).await,
         Ask::Close { session } => act::act(client, screen, Method::SessionClose, session).await,
+        Ask::Export { session, output } => {
+            transfer::export(client, screen, session, output.as_deref()).await
+        }
+        Ask::Import { file, keep_id } => {
+            let how = (keep_id, settings.control.max_frame_bytes);
+            transfer::import(client, screen, &file, how).await
+        }
         Ask::Gc { rule } => store::gc(client, screen, rule).await,
         Ask::Release { session } => act::act(client, screen, Method::SessionRelease, session).await,
         Ask::Rm { session } => act::remove(client, screen, session).await,

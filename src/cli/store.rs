@@ -61,7 +61,11 @@ async fn verify(data: &Path, screen: &mut Screen) -> Result<Exit> {
             &serde_json::json!({"sessions": sessions, "events": events, "problems": problems}),
         )?,
         Style::Text => {
-            screen.line(&format!("{sessions} sessions, {events} events"))?;
+            screen.line(&format!(
+                "{}, {}",
+                counted(sessions as u64, "session"),
+                counted(events, "event")
+            ))?;
             tell_problems(&problems, screen)?;
         }
     }
@@ -96,8 +100,11 @@ fn told(done: &BackupDone, screen: &mut Screen) -> Result<Exit> {
         Style::Json => screen.value(done)?,
         Style::Text => {
             screen.line(&format!(
-                "{} sessions, {} events; {} bytes before, {} bytes now",
-                done.sessions, done.events, done.bytes_before, done.bytes_after
+                "{}, {}; {} bytes before, {} bytes now",
+                counted(done.sessions, "session"),
+                counted(done.events, "event"),
+                done.bytes_before,
+                done.bytes_after
             ))?;
             tell_problems(&done.problems, screen)?;
         }
@@ -114,9 +121,14 @@ fn tell_problems(problems: &[StoreProblem], screen: &mut Screen) -> Result<()> {
     }
     let words = match problems.len() {
         0 => "no problem was found".to_owned(),
-        count => format!("{count} problems"),
+        count => counted(count as u64, "problem"),
     };
     Ok(screen.line(&words)?)
+}
+
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 const fn exit_of(problems: &[StoreProblem]) -> Exit {
@@ -127,8 +139,8 @@ const fn exit_of(problems: &[StoreProblem]) -> Exit {
     }
 }
 
-/// `gc`: deletes what nobody needs any more.
-pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) -> Result<Exit> {
+/// Refuses a `gc` that would delete everything that is done.
+pub(super) fn check_rule(rule: &Retention) -> Result<()> {
     let says_which = rule.older_than.is_some()
         || rule.keep.is_some()
         || rule.tenant.is_some()
@@ -138,6 +150,11 @@ pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) ->
             "say which sessions go: --older-than 30d, --keep 1000, --tenant NAME, --status closed"
         );
     }
+    Ok(())
+}
+
+/// `gc`: deletes what nobody needs any more.
+pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) -> Result<Exit> {
     let now = crate::control::wire::rfc3339(SystemClock::new().now());
     let meant = meant(client, &rule, &now).await?;
     let mut count = 0;
@@ -165,9 +182,10 @@ pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) ->
         }
     }
     screen.note(&match rule.dry_run {
-        true => format!("{count} sessions would go"),
+        true => format!("{} would go", counted(count, "session")),
         false => format!(
-            "{count} sessions deleted; the room is used again, and `impresario compact` gives it back to the disk"
+            "{} deleted; the room is used again, and `impresario compact` gives it back to the disk",
+            counted(count, "session")
         ),
     })?;
     Ok(Exit::Ok)

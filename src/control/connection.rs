@@ -29,6 +29,7 @@ use crate::control::pump;
 use crate::control::server::House;
 use crate::control::wire::{self, ErrorObject, Request, Response};
 use crate::fault::{Code, Fault};
+use crate::runtime::Import;
 
 /// Lines that may wait to be written. A line holds at most one event; whoever has one more waits.
 const OUTGOING_LINES: usize = 64;
@@ -43,6 +44,8 @@ pub(super) struct Connection {
     outgoing: mpsc::Sender<String>,
     subscriptions: Mutex<Subscriptions>,
     pumps: Arc<Semaphore>,
+    /// The import that is under way; it is taken back when the client leaves before its end.
+    import: Mutex<Option<Import>>,
     /// Cancelled when the client has left.
     gone: CancellationToken,
 }
@@ -74,6 +77,7 @@ pub(super) async fn run(stream: UnixStream, house: Arc<House>) {
         outgoing,
         subscriptions: Mutex::default(),
         pumps: pumps.clone(),
+        import: Mutex::default(),
         gone,
     });
     read_requests(read, &connection).await;
@@ -200,6 +204,12 @@ impl Connection {
         if self.outgoing.send(wire::line(frame)).await.is_err() {
             debug!("an answer found nobody to read it");
         }
+    }
+
+    /// The import that is under way; puts another one in its place.
+    pub(super) fn swap_import(&self, import: Option<Import>) -> Option<Import> {
+        let mut kept = self.import.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *kept, import)
     }
 
     /// A place and a name for one more subscription.

@@ -4,6 +4,7 @@
 //! nothing is decided here.
 
 mod session;
+mod transfer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub(super) async fn call(
         Method::DaemonDrain => told(Ok(drain(company, &request.params()?).await)),
         Method::SessionSubscribe => subscribe(connection, request).await,
         Method::SessionUnsubscribe => with(request, |params| unsubscribe(connection, &params)),
+        Method::SessionImport => told(transfer::import(connection, request.params()?).await),
         Method::StoreBackup => told(backup(company, request.params()?).await),
         Method::ToolList => told(Ok(tools(company))),
         Method::ToolCall => told(call_tool(company, request.params()?).await),
@@ -80,6 +82,7 @@ pub(super) async fn call(
         | Method::SessionDelete
         | Method::SessionRelease
         | Method::SessionBudget => session::of_sessions(company, method, request).await,
+        Method::SessionExport => session::of_sessions(company, method, request).await,
     }
 }
 

@@ -74,6 +74,20 @@ impl Redactor {
         }
     }
 
+    /// A fact from elsewhere as it may be recorded: nobody has looked at the words of its answers.
+    #[must_use]
+    pub fn foreign_fact(&self, fact: Fact) -> Fact {
+        let fact = self.fact(fact);
+        let Fact::LlmResponse(response) = fact else {
+            return fact;
+        };
+        Fact::LlmResponse(LlmResponse {
+            content: self.text(&response.content),
+            reasoning: self.maybe(response.reasoning),
+            ..response
+        })
+    }
+
     /// Words as they may be recorded. The same words under the same key stay the same.
     #[must_use]
     pub fn input(&self, input: UserInput) -> UserInput {

@@ -165,9 +165,9 @@ async fn recall_unwanted(
     id: SessionId,
     loaded: &mut Loaded,
 ) -> Result<(), StoreError> {
-    if family::is_unwanted(shared, &loaded.turn).await? {
+    if let Some(by) = family::unwanted_by(shared, &loaded.turn).await? {
         info!(session = %id, "nobody waits for this session's answer any more");
-        append(shared, id, loaded, Input::Recall).await?;
+        append(shared, id, loaded, Input::Recall { by }).await?;
     }
     Ok(())
 }

@@ -85,10 +85,10 @@ impl Company for Family {
         self.tell(session, |handle| handle.child_rests(key));
     }
 
-    fn recall(&self, child: SessionId) {
+    fn recall(&self, parent: SessionId, child: SessionId) {
         if let Some(shared) = self.shared.upgrade() {
             let root = self.root.clone();
-            crate::clock::spawn(async move { recall(&root, &shared, child).await });
+            crate::clock::spawn(async move { recall(&root, &shared, (parent, child)).await });
         }
     }
 }
@@ -295,8 +295,13 @@ async fn show(event: &Event, watch: &Watch) {
     }
 }
 
-/// Cancels what a session does for its parent, if it does anything.
-pub(super) async fn recall(root: &RootHandle, shared: &Shared, child: SessionId) {
+/// Cancels what a session does for this parent, if it does anything.
+pub(super) async fn recall(
+    root: &RootHandle,
+    shared: &Shared,
+    (parent, child): (SessionId, SessionId),
+) {
+    let input = Input::Recall { by: parent };
     for _ in 0..RECALLS {
         let handle = match root.find(child).await {
             Ok(Some(handle)) => Ok(handle),
@@ -305,7 +310,7 @@ pub(super) async fn recall(root: &RootHandle, shared: &Shared, child: SessionId)
             Err(fault) => Err(fault),
         };
         let recalled = match handle {
-            Ok(handle) => handle.carry_out(Input::Recall).await.map_err(Fault::from),
+            Ok(handle) => handle.carry_out(input.clone()).await.map_err(Fault::from),
             Err(fault) => Err(fault),
         };
         match recalled {
@@ -334,10 +339,10 @@ pub(super) async fn remove(
     for child in children {
         let (root, shared) = (root.clone(), Arc::clone(shared));
         crate::clock::spawn(async move {
-            recall(&root, &shared, child).await;
+            recall(&root, &shared, (id, child)).await;
             // A worker that ended with its session may have given the task in its last breath.
             tokio::time::sleep(AGAIN).await;
-            recall(&root, &shared, child).await;
+            recall(&root, &shared, (id, child)).await;
         });
     }
     Ok(())
@@ -360,23 +365,29 @@ async fn children_at_work(shared: &Shared, id: SessionId) -> Vec<SessionId> {
     )
 }
 
-/// Whether a session does something for a parent that does not want it any more.
-pub(super) async fn is_unwanted(shared: &Shared, session: &State) -> Result<bool, StoreError> {
+/// The parent for which a session does something that it does not want any more.
+pub(super) async fn unwanted_by(
+    shared: &Shared,
+    session: &State,
+) -> Result<Option<SessionId>, StoreError> {
     let parent = session
         .created()
         .and_then(|created| created.parent.as_ref());
     let Some(parent) = parent.filter(|_| session.serves_parent()) else {
-        return Ok(false);
+        return Ok(None);
     };
-    let Some(summary) = shared.store.summary(parent.session).await? else {
-        return Ok(true);
+    let is_unwanted = match shared.store.summary(parent.session).await? {
+        None => true,
+        Some(summary) => match summary.status {
+            Status::Idle | Status::Closed => true,
+            Status::Unfinished | Status::Waiting | Status::Paused => {
+                has_outcome(shared, parent).await?
+            }
+            // It may be released, and then wants what it wanted.
+            Status::Quarantined => false,
+        },
     };
-    match summary.status {
-        Status::Idle | Status::Closed => Ok(true),
-        Status::Unfinished | Status::Waiting | Status::Paused => has_outcome(shared, parent).await,
-        // It may be released, and then wants what it wanted.
-        Status::Quarantined => Ok(false),
-    }
+    Ok(is_unwanted.then_some(parent.session))
 }
 
 /// Whether the parent's call is over. Reads only what came after the call.

@@ -8,7 +8,7 @@ use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef, RpcReplyPort, SpawnErr};
 
 use super::family::Family;
-use super::{Msg, Root};
+use super::{Doom, Msg, Root};
 use crate::event::SessionCreated;
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
@@ -106,12 +106,13 @@ impl RootHandle {
         let _gone = self.actor.cast(Msg::Resume(resumption));
     }
 
-    /// Removes a session for good. Durable when this returns.
+    /// Removes a session for good, if its doom says so. Durable when this returns.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::Overloaded`], [`Code::StoreFailed`].
-    pub async fn delete(&self, id: SessionId) -> Result<(), Fault> {
-        self.call(|reply| Msg::Delete(id, reply)).await?
+    /// [`Code::NotFound`], [`Code::Conflict`] when it stays, [`Code::Overloaded`],
+    /// [`Code::StoreFailed`].
+    pub async fn delete(&self, id: SessionId, doom: Doom) -> Result<(), Fault> {
+        self.call(|reply| Msg::Delete(id, doom, reply)).await?
     }
 
     /// Starts a reader.

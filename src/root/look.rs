@@ -47,7 +47,7 @@ impl State {
                     self.shared.alarms.set(id, Some(now));
                 }
                 // It looks by itself, or is no more.
-                Some(Entry::Loading(_) | Entry::Deleting(_)) => {}
+                Some(Entry::Loading(_) | Entry::Deleting(..)) => {}
             }
         }
     }

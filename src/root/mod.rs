@@ -9,12 +9,12 @@
 //! - a session that keeps failing is set aside and leaves its siblings alone.
 
 mod activate;
-mod delete;
 mod family;
 mod follow;
 mod handle;
 mod look;
 mod parked;
+mod remove;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use crate::subscriber::{Feed, SubscriberArgs};
 use activate::{Activated, Why};
 pub use handle::RootHandle;
 use parked::Parked;
+pub use remove::Doom;
 
 /// What the root can be told. Private: callers hold a [`RootHandle`].
 #[derive(Debug)]
@@ -53,7 +54,7 @@ enum Msg {
     /// A log was read, or not.
     Activated(SessionId, Box<Result<Activated, Fault>>),
     /// A session is to be gone for good.
-    Delete(SessionId, Reply<()>),
+    Delete(SessionId, Doom, Reply<()>),
     /// Its log was removed, or not.
     Deleted(SessionId, Result<(), Fault>),
     /// A reader's feed, of a session that sleeps.
@@ -87,7 +88,7 @@ enum Entry {
     /// It is ending; whoever wants it waits for the next actor.
     Ending(Vec<Reply<SessionHandle>>),
     /// It is ending, to be deleted; or its log is being removed.
-    Deleting(Vec<Reply<()>>),
+    Deleting(Doom, Vec<Reply<()>>),
 }
 
 struct State {
@@ -173,9 +174,9 @@ impl Actor for Root {
             Msg::Activated(id, activated) => {
                 Box::pin(state.activated(&myself, id, *activated)).await;
             }
-            Msg::Delete(id, reply) => state.delete(&myself, id, reply),
-            Msg::Deleted(id, result) => state.deleted(id, &result),
             Msg::Park(id, feed, reply) => answer(reply, state.park(id, feed)),
+            Msg::Delete(id, doom, reply) => state.delete(&myself, id, (doom, reply)),
+            Msg::Deleted(id, result) => state.deleted(&myself, id, &result),
             Msg::Subscribe(args, reply) => {
                 let started = crate::subscriber::start(*args, myself.get_cell()).await;
                 answer(reply, started.map_err(|error| internal(&error)));
@@ -237,7 +238,7 @@ impl State {
             }
             Some(entry @ Entry::Live(..)) => *entry = Entry::Ending(vec![reply]),
             Some(Entry::Loading(waiting) | Entry::Ending(waiting)) => waiting.push(reply),
-            Some(Entry::Deleting(_)) => answer(reply, Err(not_found(id))),
+            Some(Entry::Deleting(..)) => answer(reply, Err(not_found(id))),
             None => {
                 self.sessions.insert(id, Entry::Loading(vec![reply]));
                 self.start_activation(myself, id, why, Duration::ZERO);
@@ -321,7 +322,7 @@ impl State {
     fn find(&self, id: SessionId) -> Option<SessionHandle> {
         match self.sessions.get(&id) {
             Some(Entry::Live(handle, _)) if !handle.is_gone() => Some(handle.clone()),
-            Some(Entry::Live(..) | Entry::Loading(_) | Entry::Ending(_) | Entry::Deleting(_))
+            Some(Entry::Live(..) | Entry::Loading(_) | Entry::Ending(_) | Entry::Deleting(..))
             | None => None,
         }
     }
@@ -336,9 +337,9 @@ impl State {
                 self.sessions.insert(id, Entry::Loading(waiting));
                 self.start_activation(myself, id, Why::Asked, Duration::ZERO);
             }
-            Some(Entry::Deleting(waiting)) => {
-                self.sessions.insert(id, Entry::Deleting(waiting));
-                self.remove_log(myself, id);
+            Some(Entry::Deleting(doom, waiting)) => {
+                self.sessions.insert(id, Entry::Deleting(doom, waiting));
+                self.remove_log(myself, id, doom);
             }
             Some(Entry::Live(..) | Entry::Loading(_)) | None => {}
         }
@@ -392,9 +393,9 @@ impl State {
         };
         let waiting = match self.sessions.remove(&id) {
             Some(Entry::Ending(waiting)) => waiting,
-            Some(deleting @ Entry::Deleting(_)) => {
-                self.sessions.insert(id, deleting);
-                return self.remove_log(myself, id);
+            Some(Entry::Deleting(doom, waiting)) => {
+                self.sessions.insert(id, Entry::Deleting(doom, waiting));
+                return self.remove_log(myself, id, doom);
             }
             Some(Entry::Live(..) | Entry::Loading(_)) | None => Vec::new(),
         };

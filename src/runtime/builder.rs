@@ -9,7 +9,7 @@ use super::agent::Agent;
 use super::models::Casting;
 use super::parts::{Parts, Source};
 use super::reload::{Names, Standing};
-use super::{Impresario, Inner, Keep, secrets};
+use super::{Impresario, Inner, Keep, retention, secrets};
 use crate::clock::{Clock, SystemClock};
 use crate::model::Model;
 use crate::model::limits::Limits;
@@ -304,6 +304,7 @@ impl Builder {
             Arc::clone(&alarms),
         );
         let redactor = secrets::redactor(&self.settings.redaction, &self.secrets)?;
+        let rules = retention::Rules::of(&self.settings);
         let shared = Arc::new(Shared {
             redactor,
             lanes: Lanes::new(&self.settings.limits, &self.settings.tenants, &self.clock),
@@ -335,8 +336,13 @@ impl Builder {
             shared,
             standing: Mutex::new(standing),
             resuming: OnceLock::new(),
+            sweeping: OnceLock::new(),
         }));
         company.resume_unfinished().await?;
+        if let Some(rules) = rules {
+            // There is one start.
+            let _set = company.0.sweeping.set(retention::start(&company.0, rules));
+        }
         Ok(company)
     }
 }

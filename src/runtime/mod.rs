@@ -14,8 +14,10 @@ mod models;
 mod parts;
 mod reload;
 mod resume;
+mod retention;
 mod secrets;
 mod session;
+mod transfer;
 mod turn;
 mod why;
 
@@ -53,6 +55,7 @@ pub use info::{AgentInfo, ModelInfo, SessionInfo, Status, ToolInfo};
 pub use reload::Reloaded;
 pub use secrets::log_redactor;
 pub use session::{ChunkStream, Input, NewSession, Session, Subscription};
+pub use transfer::{ExportPage, Import, ImportAs, Imported};
 pub use turn::Turn;
 pub use why::Reason;
 
@@ -73,6 +76,8 @@ struct Inner {
     since: Duration,
     /// The task that has unfinished sessions go on.
     resuming: OnceLock<AbortHandle>,
+    /// Ends the task that deletes old sessions, if there is one.
+    sweeping: std::sync::OnceLock<tokio::task::AbortHandle>,
 }
 
 impl Impresario {
@@ -153,9 +158,10 @@ impl Impresario {
                 | CopyError::BrokenOff(_)
                 | CopyError::NoRoom { .. }
                 | CopyError::Directory { .. } => Code::InvalidParams,
-                CopyError::Open(_) | CopyError::Unsound { .. } | CopyError::Engine(_) => {
-                    Code::StoreFailed
-                }
+                CopyError::NoBackup(_)
+                | CopyError::Open(_)
+                | CopyError::Unsound { .. }
+                | CopyError::Engine(_) => Code::StoreFailed,
             };
             Fault::new(code, error.to_string())
         })
@@ -321,6 +327,9 @@ impl Impresario {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if let Some(sweeping) = self.sweeping.get() {
+            sweeping.abort();
+        }
         self.shared.phase.stop();
         if let Some(resuming) = self.resuming.get() {
             resuming.abort();

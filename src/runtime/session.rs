@@ -10,6 +10,7 @@ use crate::chunk::{Chunk, Cursor};
 use crate::event::{InputMode, SessionCreated, UserInput};
 use crate::fault::{Code, Fault};
 use crate::id::{Seq, SessionId};
+use crate::root::Doom;
 use crate::session::{Accepted, SessionError, SessionHandle};
 use crate::store::{PageLimit, StoreError, Stored, Summary};
 use crate::subscriber::{OnSlow, Source, SubscriberArgs};
@@ -337,7 +338,7 @@ impl Session {
     /// # Errors
     /// [`Code::NotFound`], [`Code::Overloaded`], [`Code::StoreFailed`].
     pub async fn delete(&self) -> Result<(), Fault> {
-        self.delete_at(None).await
+        self.delete_at(Doom::Anyway).await
     }
 
     /// Removes it for good, if its log still ends with this event. Durable when this returns.
@@ -345,20 +346,15 @@ impl Session {
     /// # Errors
     /// Those of [`Session::delete`]; [`Code::Conflict`] when something has happened since.
     pub async fn delete_unchanged(&self, head: Seq) -> Result<(), Fault> {
-        self.delete_at(Some(head)).await
+        self.delete_at(Doom::Unchanged(head)).await
     }
 
-    async fn delete_at(&self, head: Option<Seq>) -> Result<(), Fault> {
+    async fn delete_at(&self, doom: Doom) -> Result<(), Fault> {
         let found = self.company.0.shared.store.summary(self.id).await;
         if matches!(found, Ok(None)) {
             return Err(StoreError::NotFound(self.id).into());
         }
-        let now = found.ok().flatten().map(|summary| summary.head);
-        if head.is_some() && head != now {
-            let message = "something has happened in the session since; look at it again";
-            return Err(Fault::new(Code::Conflict, message));
-        }
-        self.company.0.root.delete(self.id).await
+        self.company.0.root.delete(self.id, doom).await
     }
 
     /// Lets a session that was set aside go on. Durable when this returns.

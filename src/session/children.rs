@@ -179,19 +179,24 @@ impl State {
         let Some(company) = self.shared.company.get().map(Arc::clone) else {
             return;
         };
+        let id = self.id;
         crate::clock::spawn(async move {
             if let Some(worker) = worker {
                 // It was killed, and may still be giving a child its task in its last breath.
                 let _ended = worker.wait(None).await;
             }
-            children.into_iter().for_each(|child| company.recall(child));
+            children
+                .into_iter()
+                .for_each(|child| company.recall(id, child));
         });
     }
 
     /// An actor that is made anew cannot know whether the former one recalled whom it had to.
     pub(super) fn recall_left_behind(&self, why: Began) {
         if let Some(company) = self.shared.company.get().filter(|_| why != Began::Created) {
-            self.turn.forsaken().for_each(|child| company.recall(child));
+            self.turn
+                .forsaken()
+                .for_each(|child| company.recall(self.id, child));
         }
     }
 

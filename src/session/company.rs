@@ -32,8 +32,8 @@ pub trait Company: Send + Sync + fmt::Debug + 'static {
     /// once.
     fn rests(&self, session: SessionId, key: String);
 
-    /// Cancels what the child does for its parent. Returns at once.
-    fn recall(&self, child: SessionId);
+    /// Cancels what the child does for this parent. Returns at once.
+    fn recall(&self, parent: SessionId, child: SessionId);
 }
 
 /// What a child is, and what it is to do.

@@ -266,6 +266,7 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         let code = match (&error, error.blame()) {
             (StoreError::NotFound(_), _) => Code::NotFound,
+            (StoreError::Exists(_), _) => Code::Conflict,
             (StoreError::TooLarge { .. } | StoreError::LogTooLarge { .. }, _) => {
                 Code::InvalidParams
             }

@@ -314,6 +314,7 @@ impl Reader {
             metrics: self.section("metrics", take("metrics")),
             log: self.section("log", take("log")),
             redaction: self.section("redaction", take("redaction")),
+            retention: self.section("retention", take("retention")),
             stop: self.section("stop", take("stop")),
             watchdog: self.section("watchdog", take("watchdog")),
             models: self.named::<ModelSettings>("models", nodes.0),

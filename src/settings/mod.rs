@@ -17,6 +17,7 @@ mod paths;
 pub mod prices;
 mod problems;
 mod reload;
+mod retention;
 mod sandbox;
 mod steps;
 mod tenant;
@@ -41,6 +42,7 @@ pub use model::{ModelSettings, PriceSettings, Provider};
 pub use outside::{LogFormat, LogSettings, MetricSettings, RedactionSettings, WatchdogSettings};
 pub use paths::NoHome;
 pub use problems::Problem;
+pub use retention::{RetentionSettings, TenantRetention};
 pub use sandbox::SandboxLevel;
 pub use steps::{HeaderSettings, StepSettings};
 pub use tenant::TenantSettings;
@@ -65,6 +67,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// What is kept out of events, streams and logs.
     pub redaction: RedactionSettings,
+    /// Which sessions are deleted by themselves.
+    pub retention: RetentionSettings,
     /// How the daemon stops.
     pub stop: StopSettings,
     /// When a daemon that hangs ends.

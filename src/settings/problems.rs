@@ -46,6 +46,7 @@ impl Settings {
         let mut found = Vec::new();
         self.check_sections(&mut found);
         self.check_limits(&mut found);
+        self.retention.check(&mut at(&mut found, "retention"));
         for (name, model) in &self.models {
             model.check(&mut below(&mut found, "models", name));
         }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::TenantBudget;
 use crate::settings::problems::Faults;
+use crate::settings::{TenantBudget, TenantRetention};
 
 /// What one tenant gets; what is left out is as for tenants that are not named.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct TenantSettings {
     pub tool_workers: Option<usize>,
     /// What its sessions may spend together.
     pub budget: TenantBudget,
+    /// Which of its sessions are deleted by themselves.
+    pub retention: TenantRetention,
 }
 
 impl TenantSettings {

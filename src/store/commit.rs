@@ -21,8 +21,11 @@ use crate::event::Event;
 use crate::id::{Seq, SessionId};
 use crate::metric;
 use crate::store::engine::{Engine, EngineError, Write};
+use crate::store::payload::{self, Parted, Payload};
 use crate::store::record::Damage;
-use crate::store::{Append, Snapshot, StoreError, Stored, Summary, Unfinished, key, record};
+use crate::store::{
+    Append, Snapshot, Status, StoreError, Stored, Summary, Unfinished, key, record,
+};
 
 /// The engine may take so many bytes of the disk for a byte of ours until it cleans up.
 const AMPLIFICATION: u64 = 4;
@@ -49,6 +52,8 @@ pub(super) enum Change {
     CountRecoveries(Vec<SessionId>, CountReply),
     ForgetRecoveries(SessionId, Reply),
     SetQuarantine(SessionId, Option<String>, Reply),
+    Stage(Staged, Reply),
+    Publish(SessionId, Box<Summary>, Reply),
     KeepSnapshot(SessionId, Snapshot, Reply),
     Delete(SessionId, Reply),
 }
@@ -58,7 +63,16 @@ impl Request {
     pub(super) const fn bytes(&self) -> usize {
         match self {
             Self::Append(append, _) => append.bytes,
-            Self::Change(_) | Self::Close(_) => 0,
+            Self::Change(Change::Stage(staged, _)) => staged.bytes,
+            Self::Change(
+                Change::CountRecoveries(..)
+                | Change::ForgetRecoveries(..)
+                | Change::SetQuarantine(..)
+                | Change::Publish(..)
+                | Change::KeepSnapshot(..)
+                | Change::Delete(..),
+            )
+            | Self::Close(_) => 0,
         }
     }
 
@@ -71,6 +85,8 @@ impl Request {
             | Self::Change(
                 Change::ForgetRecoveries(_, reply)
                 | Change::SetQuarantine(_, _, reply)
+                | Change::Stage(_, reply)
+                | Change::Publish(_, _, reply)
                 | Change::KeepSnapshot(_, _, reply)
                 | Change::Delete(_, reply),
             ) => reply(Err(error)),
@@ -87,7 +103,35 @@ pub(super) struct Encoded {
     pub(super) writes: Vec<Write>,
     /// What is added to the ledger, under this key.
     pub(super) spent: Option<(Vec<u8>, Spending)>,
+    /// Those that are not kept yet are written with it.
+    pub(super) payloads: Vec<Payload>,
     pub(super) bytes: usize,
+}
+
+/// Events of a session that nobody may see yet, put into bytes by their caller.
+pub(super) struct Staged {
+    pub(super) session: SessionId,
+    /// The first of them.
+    pub(super) first: Seq,
+    pub(super) writes: Vec<Write>,
+    pub(super) payloads: Vec<Payload>,
+    pub(super) bytes: usize,
+}
+
+/// Puts events into bytes that are to be staged.
+pub(super) fn encode_staged(session: SessionId, events: &[Event]) -> Result<Staged, StoreError> {
+    let mut parted = Parted::default();
+    for event in events {
+        parted.add(payload::encode(session, event)?);
+    }
+    let bytes = parted.bytes();
+    Ok(Staged {
+        session,
+        first: events.first().map_or(Seq::START, |event| event.seq),
+        writes: parted.writes,
+        payloads: parted.payloads,
+        bytes,
+    })
 }
 
 /// Puts an append into bytes, and makes what it will have stored.
@@ -121,30 +165,27 @@ pub(super) fn encode_events(
     mut summary: Summary,
 ) -> Result<(Encoded, Vec<Stored>), StoreError> {
     let mut stored = Vec::with_capacity(events.len());
-    let mut writes = Vec::with_capacity(events.len() + 1);
+    let mut parted = Parted::default();
     let mut seq = after;
     for event in events {
         seq = event.seq;
-        writes.extend(record::encode_event(session, &event)?);
+        parted.add(payload::encode(session, &event)?);
         stored.push(Stored(Arc::new(event)));
     }
     summary.head = seq;
     let key = key::summary(session);
     let value = record::encode_summary(&key, &summary)?;
-    writes.push(Write::Put(key, value));
-    let owes = if summary.status.owes() {
-        Owes::Something
-    } else {
-        Owes::Nothing
-    };
-    let bytes = writes.iter().map(Write::bytes).sum();
+    parted.writes.push(Write::Put(key, value));
+    let owes = Owes::of(summary.status);
+    let bytes = parted.bytes();
     let encoded = Encoded {
         session,
         after,
         summary: Arc::new(summary),
         owes,
-        writes,
+        writes: parted.writes,
         spent: None,
+        payloads: parted.payloads,
         bytes,
     };
     Ok((encoded, stored))
@@ -155,6 +196,16 @@ pub(super) fn encode_events(
 pub(super) enum Owes {
     Something,
     Nothing,
+}
+
+impl Owes {
+    pub(super) const fn of(status: Status) -> Self {
+        if status.owes() {
+            Self::Something
+        } else {
+            Self::Nothing
+        }
+    }
 }
 
 /// A batch that is visible and not yet durable.
@@ -173,7 +224,7 @@ pub(super) struct Shared<E> {
     pub(super) engine: E,
     in_flight: Mutex<HashMap<SessionId, InFlight>>,
     poison: watch::Sender<Option<String>>,
-    reserve_mb: u64,
+    pub(super) reserve_mb: u64,
 }
 
 /// A session with batches that are applied and not yet durable.

@@ -7,10 +7,9 @@
 //! [`StoreError::Busy`] at once.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -22,9 +21,10 @@ use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
 use crate::store::commit::{
     Applied, Change, Encoded, MAX_COPIED_BYTES, Reply, Request, Shared, Syncer, encode,
-    encode_events,
+    encode_events, encode_staged,
 };
 use crate::store::engine::Engine;
+use crate::store::stages::{Stages, thread};
 use crate::store::writer::Writer;
 use crate::store::{
     Ack, Append, Copied, CopyError, DaySpent, EventStore, PageLimit, Snapshot, StoreError, Stored,
@@ -33,10 +33,6 @@ use crate::store::{
 
 /// The queue holds so many bytes, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
-/// One batch takes in so many requests.
-const BATCH_REQUESTS: usize = 4_096;
-/// Batches that wait for the sync of the one before them.
-const WAITING_BATCHES: usize = 1;
 
 /// A store: an engine with group commit around it. See [`crate::store::SledStore`] and
 /// [`crate::store::MemoryStore`].
@@ -151,8 +147,16 @@ impl<E: Engine> Committer<E> {
 
     /// Submits a request without a value and waits for its answer.
     fn ask(&self, change: impl FnOnce(Reply) -> Change) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask_with(0, change)
+    }
+
+    fn ask_with(
+        &self,
+        bytes: usize,
+        change: impl FnOnce(Reply) -> Change,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         let (sender, receiver) = oneshot::channel();
-        self.submit(0, Request::Change(change(reply_to(sender))));
+        self.submit(bytes, Request::Change(change(reply_to(sender))));
         receiver
             .map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
             .boxed()
@@ -219,89 +223,6 @@ impl<E: Engine> InPlace<E> {
         if !self.unsynced.is_empty() && self.syncer.may_sync() {
             self.syncer.settle(std::mem::take(&mut self.unsynced));
         }
-    }
-}
-
-/// What the writer's thread holds.
-struct Stages<E: Engine> {
-    shared: Arc<Shared<E>>,
-    requests: Receiver<Request>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl<E: Engine> Stages<E> {
-    /// Ends when the store is closed or dropped; a defect of ours poisons the store.
-    fn run(self) {
-        let shared = Arc::clone(&self.shared);
-        let ran = catch_unwind(AssertUnwindSafe(|| self.write_until_closed()));
-        match ran {
-            Ok(Some(close)) => close(shared.close()),
-            Ok(None) => {}
-            Err(_) => drop(shared.poison("the writer panicked")),
-        }
-    }
-
-    fn write_until_closed(self) -> Option<Reply> {
-        let (batches, applied) = sync_channel(WAITING_BATCHES);
-        let syncing = Arc::clone(&self.shared);
-        let syncer = match thread("store-syncer", move || sync_until_closed(syncing, &applied)) {
-            Ok(syncer) => syncer,
-            Err(error) => {
-                self.shared
-                    .poison(&format!("no thread for the syncer: {error}"));
-                return None;
-            }
-        };
-        let mut writer = Writer::new(Arc::clone(&self.shared));
-        if let Err(error) = writer.finish_deletes() {
-            tracing::warn!(%error, "a delete that was broken off cannot be finished");
-        }
-        let close = self.write_batches(&mut writer, &batches);
-        drop(batches);
-        if syncer.join().is_err() {
-            self.shared.poison("the syncer panicked");
-        }
-        close
-    }
-
-    /// `None` when every handle of the store is gone.
-    fn write_batches(&self, writer: &mut Writer<E>, out: &SyncSender<Applied>) -> Option<Reply> {
-        loop {
-            let first = self.requests.recv().ok()?;
-            let more = self.requests.try_iter().take(BATCH_REQUESTS - 1);
-            let mut requests = Vec::new();
-            let mut close = None;
-            for request in std::iter::once(first).chain(more) {
-                match request {
-                    Request::Close(reply) => {
-                        close = Some(reply);
-                        break;
-                    }
-                    request @ (Request::Append(..) | Request::Change(_)) => requests.push(request),
-                }
-            }
-            let bytes = requests.iter().map(Request::bytes).sum();
-            self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-            // A syncer that is gone drops the batch, and with it the acknowledgements.
-            writer.carry_out(requests, &mut |applied| drop(out.send(applied)));
-            if close.is_some() {
-                return close;
-            }
-        }
-    }
-}
-
-fn sync_until_closed<E: Engine>(shared: Arc<Shared<E>>, applied: &Receiver<Applied>) {
-    let guard = Arc::clone(&shared);
-    let syncer = Syncer::new(shared);
-    let ran = catch_unwind(AssertUnwindSafe(|| {
-        while let Ok(first) = applied.recv() {
-            let batches = std::iter::once(first).chain(applied.try_iter()).collect();
-            syncer.settle(batches);
-        }
-    }));
-    if ran.is_err() {
-        guard.poison("the syncer panicked");
     }
 }
 
@@ -411,6 +332,28 @@ impl<E: Engine> EventStore for Committer<E> {
         self.read_with(move |shared| reader::quarantine(shared, session))
     }
 
+    fn stage(
+        &self,
+        session: SessionId,
+        events: Vec<Event>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        if events.is_empty() {
+            return std::future::ready(Ok(())).boxed();
+        }
+        match encode_staged(session, &events) {
+            Ok(staged) => self.ask_with(staged.bytes, |reply| Change::Stage(staged, reply)),
+            Err(error) => std::future::ready(Err(error)).boxed(),
+        }
+    }
+
+    fn publish(
+        &self,
+        session: SessionId,
+        summary: Summary,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Change::Publish(session, Box::new(summary), reply))
+    }
+
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.ask(|reply| Change::Delete(session, reply))
     }
@@ -491,9 +434,4 @@ fn reply_to(sender: oneshot::Sender<Result<(), StoreError>>) -> Reply {
         // The caller may have gone; what was asked is done all the same.
         let _ = sender.send(result);
     })
-}
-
-/// The store's threads are its own: they wait for the disk.
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }

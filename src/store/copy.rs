@@ -15,6 +15,7 @@ use crate::settings::StoreSettings;
 use crate::store::commit::Shared;
 use crate::store::engine::{Engine, EngineError, Walk, Write};
 use crate::store::key::{self, Key};
+use crate::store::payload::{self, Hash};
 use crate::store::record;
 use crate::store::sled_engine::{self, OpenError, Seen, SledEngine};
 use crate::store::verify::{self, Report};
@@ -69,6 +70,12 @@ pub enum CopyError {
         /// What the system said.
         what: String,
     },
+    /// There is nothing to restore.
+    #[error(
+        "failed to restore: there is no backup in {}; name the directory that `impresario backup` made",
+        .0.display()
+    )]
+    NoBackup(PathBuf),
     /// A store does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -114,7 +121,12 @@ pub fn restore(
     damaged: Damaged,
     clock: &dyn Clock,
 ) -> Result<Copied, CopyError> {
-    let source = sled_engine::open_for_check(backup)?;
+    let source = sled_engine::open_for_check(backup).map_err(|error| {
+        if matches!(error, OpenError::Missing { .. }) {
+            return CopyError::NoBackup(backup.to_owned());
+        }
+        CopyError::Open(error)
+    })?;
     let problems = verify::walk(&source).problems.len();
     if problems > 0 && damaged == Damaged::Refused {
         return Err(CopyError::Unsound {
@@ -122,7 +134,7 @@ pub fn restore(
             problems,
         });
     }
-    let copied = copy_into(&source, into, clock.now(), &mut |_, _| Cut::Whole);
+    let copied = copy_into((&source, 0), into, clock.now(), &mut |_, _| Cut::Whole);
     source.close()?;
     copied
 }
@@ -143,7 +155,7 @@ pub fn compact(dir: &Path, clock: &dyn Clock) -> Result<Copied, CopyError> {
         std::fs::remove_dir_all(&beside).map_err(|error| wrong(&beside, error))?;
     }
     let made = sled_engine::create(&store_at(&beside), clock.now(), source.commits())?;
-    check_room(&source, &made, &beside)?;
+    check_room((&source, 0), &made, &beside)?;
     let copied = fill(&source, &made, &mut |_, _| Cut::Whole)?;
     let copied = check(&source, &made, copied)?;
     source.close()?;
@@ -162,7 +174,7 @@ pub(super) fn backup<E: Engine>(
     now: Timestamp,
 ) -> Result<Copied, CopyError> {
     copy_into(
-        &shared.engine,
+        (&shared.engine, shared.reserve_mb),
         into,
         now,
         &mut |session, value| match shared.durable_instead(session) {
@@ -192,7 +204,7 @@ type CutOf<'a> = &'a mut dyn FnMut(SessionId, &[u8]) -> Cut;
 /// Makes the copy beside its place, and puts it there when it is whole: what is broken off is
 /// never taken for a store.
 fn copy_into<E: Engine>(
-    source: &E,
+    (source, reserve_mb): (&E, u64),
     into: &Path,
     now: Timestamp,
     cut: CutOf<'_>,
@@ -207,7 +219,7 @@ fn copy_into<E: Engine>(
         return Err(CopyError::BrokenOff(beside));
     }
     let made = sled_engine::create(&store_at(&beside), now, 0)?;
-    check_room(source, &made, &beside)?;
+    check_room((source, reserve_mb), &made, &beside)?;
     let copied = fill(source, &made, cut)?;
     let copied = check(source, &made, copied)?;
     drop(made);
@@ -223,9 +235,14 @@ fn is_empty(directory_path: &Path) -> Result<bool, CopyError> {
     }
 }
 
-/// A copy takes at most as much as what it is copied from.
-fn check_room<E: Engine>(source: &E, made: &SledEngine, path: &Path) -> Result<(), CopyError> {
-    let (needed, free) = (source.size_bytes(), made.free_bytes()?);
+/// A copy takes at most as much as what it is copied from; the reserve stays free beside it.
+fn check_room<E: Engine>(
+    (source, reserve_mb): (&E, u64),
+    made: &SledEngine,
+    path: &Path,
+) -> Result<(), CopyError> {
+    let needed = source.size_bytes().saturating_add(reserve_mb << 20);
+    let free = made.free_bytes()?;
     match free.filter(|free| *free < needed) {
         None => Ok(()),
         Some(free) => Err(CopyError::NoRoom {
@@ -288,6 +305,7 @@ fn fill<E: Engine>(source: &E, made: &SledEngine, cut: CutOf<'_>) -> Result<u64,
             session,
             waiting: Vec::new(),
             bytes: 0,
+            payloads: BTreeSet::new(),
         };
         copied += u64::from(copy.session(value, head)?);
     }
@@ -334,6 +352,8 @@ struct Copy<'a, E> {
     session: SessionId,
     waiting: Vec<Write>,
     bytes: usize,
+    /// Those that were copied with it.
+    payloads: BTreeSet<Hash>,
 }
 
 impl<E: Engine> Copy<'_, E> {
@@ -345,8 +365,17 @@ impl<E: Engine> Copy<'_, E> {
         let mut failed = None;
         let (source, made) = (self.source, self.made);
         source.scan((&first, &last), &mut |key, value| {
-            self.bytes += key.len() + value.len();
-            self.waiting.push(Write::Put(key.to_vec(), value.to_vec()));
+            let beside = match payload::to_copy((source, made), (key, value), &mut self.payloads) {
+                Ok(writes) => writes,
+                Err(error) => {
+                    failed = Some(error);
+                    return Walk::Stop;
+                }
+            };
+            let own = Write::Put(key.to_vec(), value.to_vec());
+            self.bytes += own.bytes() + beside.iter().map(Write::bytes).sum::<usize>();
+            self.waiting.push(own);
+            self.waiting.extend(beside);
             if self.bytes < BATCH_BYTES {
                 return Walk::On;
             }
@@ -393,13 +422,8 @@ impl<E: Engine> Copy<'_, E> {
     /// Takes back what was copied of a session that was deleted meanwhile.
     fn forget(&mut self) -> Result<(), CopyError> {
         self.waiting.clear();
-        let (first, last) = key::events_of(self.session);
-        let mut keys = Vec::new();
-        self.made.scan((&first, &last), &mut |key, _| {
-            keys.push(Write::Remove(key.to_vec()));
-            Walk::On
-        })?;
-        Ok(self.made.apply(keys)?)
+        let writes = payload::removal(self.made, self.session, usize::MAX)?;
+        Ok(self.made.apply(writes)?)
     }
 }
 

@@ -7,7 +7,9 @@
 //! E | session | seq      an event; large ones: E | session | seq | part
 //! L | day | tenant       what the tenant spent on that day
 //! M | session            its summary, and so its high-water mark
+//! P | hash               a large text; still larger ones: P | hash | part
 //! Q | session            why it is set aside
+//! R | hash | session | seq   an event refers to that text
 //! U | session            present while it is unfinished: its recoveries
 //! W | session | part     what its log folds to
 //! commits                how many batches were applied
@@ -16,12 +18,15 @@
 //! Numbers are big endian, so that keys sort as numbers do.
 
 use crate::id::{Seq, SessionId};
+use crate::store::payload::Hash;
 
 const DELETED: u8 = b'D';
 const EVENT: u8 = b'E';
 const LEDGER: u8 = b'L';
 const SUMMARY: u8 = b'M';
+const PAYLOAD: u8 = b'P';
 const QUARANTINE: u8 = b'Q';
+const REFERENCE: u8 = b'R';
 const UNFINISHED: u8 = b'U';
 const SNAPSHOT: u8 = b'W';
 
@@ -40,7 +45,16 @@ pub(super) enum Key {
         part: Option<u16>,
     },
     Summary(SessionId),
+    Payload {
+        hash: Hash,
+        part: Option<u16>,
+    },
     Quarantine(SessionId),
+    Reference {
+        hash: Hash,
+        session: SessionId,
+        seq: Seq,
+    },
     Unfinished(SessionId),
     Snapshot(SessionId, u16),
     Ledger {
@@ -67,6 +81,9 @@ impl Key {
             let day = u32::from_be_bytes(*day);
             return Some(Self::Ledger { day, tenant });
         }
+        if matches!(*kind, PAYLOAD | REFERENCE) {
+            return Self::parse_payload(*kind, rest);
+        }
         let (session, rest) = rest.split_first_chunk::<16>()?;
         let session = SessionId::from_key(*session);
         if *kind == EVENT {
@@ -83,6 +100,24 @@ impl Key {
             (UNFINISHED, true) => Some(Self::Unfinished(session)),
             _ => None,
         }
+    }
+
+    fn parse_payload(kind: u8, rest: &[u8]) -> Option<Self> {
+        let (hash, rest) = rest.split_first_chunk::<32>()?;
+        let hash = Hash(*hash);
+        if kind == PAYLOAD {
+            let part = match rest {
+                [] => None,
+                part => Some(u16::from_be_bytes(part.try_into().ok()?)),
+            };
+            return Some(Self::Payload { hash, part });
+        }
+        let (session, seq) = rest.split_first_chunk::<16>()?;
+        Some(Self::Reference {
+            hash,
+            session: SessionId::from_key(*session),
+            seq: Seq::new(u64::from_be_bytes(seq.try_into().ok()?)),
+        })
     }
 
     fn parse_event(session: SessionId, rest: &[u8]) -> Option<Self> {
@@ -127,6 +162,42 @@ pub(super) fn summary(session: SessionId) -> Vec<u8> {
 /// Of the reason why a session is set aside.
 pub(super) fn quarantine(session: SessionId) -> Vec<u8> {
     of_session(QUARANTINE, session)
+}
+
+/// Of a large text that fits into one value.
+pub(super) fn payload(hash: Hash) -> Vec<u8> {
+    of_hash(PAYLOAD, hash)
+}
+
+/// Of one part of a larger one.
+pub(super) fn payload_part(hash: Hash, part: u16) -> Vec<u8> {
+    let mut key = payload(hash);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Of what an event refers to.
+pub(super) fn reference(hash: Hash, session: SessionId, seq: Seq) -> Vec<u8> {
+    let mut key = of_hash(REFERENCE, hash);
+    key.extend_from_slice(&session.to_key());
+    key.extend_from_slice(&seq.to_key());
+    key
+}
+
+/// Bounds of all references to a text; both inclusive.
+pub(super) fn references_to(hash: Hash) -> (Vec<u8>, Vec<u8>) {
+    let last = (SessionId::from_u128(u128::MAX), Seq::new(u64::MAX));
+    (
+        reference(hash, SessionId::from_u128(0), Seq::START),
+        reference(hash, last.0, last.1),
+    )
+}
+
+fn of_hash(kind: u8, hash: Hash) -> Vec<u8> {
+    let mut key = Vec::with_capacity(57);
+    key.push(kind);
+    key.extend_from_slice(&hash.0);
+    key
 }
 
 /// Of the recoveries of an unfinished session.
@@ -229,6 +300,14 @@ mod tests {
         assert_eq!(
             Key::parse(&unfinished(session)),
             Some(Key::Unfinished(session))
+        );
+        let hash = Hash([7; 32]);
+        let of_payload = |part| Some(Key::Payload { hash, part });
+        assert_eq!(Key::parse(&payload(hash)), of_payload(None));
+        assert_eq!(Key::parse(&payload_part(hash, 2)), of_payload(Some(2)));
+        assert_eq!(
+            Key::parse(&reference(hash, session, seq)),
+            Some(Key::Reference { hash, session, seq })
         );
         assert_eq!(Key::parse(META), Some(Key::Meta));
         assert_eq!(Key::parse(COMMITS), Some(Key::Commits));

@@ -16,10 +16,13 @@ mod engine;
 mod key;
 mod lock;
 mod memory;
+mod payload;
+mod portable;
 mod reader;
 mod record;
 mod sled_engine;
 mod snapshot;
+mod stages;
 mod verify;
 mod writer;
 
@@ -41,9 +44,13 @@ pub use commit::MAX_COPIED_BYTES;
 pub use committer::Committer;
 pub use copy::{Copied, CopyError, Damaged, compact, restore};
 pub use memory::{FailPoint, MemoryEngine, MemoryStore};
+pub use portable::{PortableError, Reader, Sum, Writer};
 pub use record::MAX_EVENT_BYTES;
 pub use sled_engine::{OpenError, SledEngine, SledStore};
 pub use verify::{Problem, Report, verify};
+
+/// A text of an event that has more bytes lies apart, once for all events that have it: 16 KiB.
+pub const DETACH_BYTES: usize = 16 << 10;
 
 /// Proof that an event is on disk. Subscribers accept nothing else. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
@@ -235,6 +242,11 @@ pub enum StoreError {
     /// There is no such session.
     #[error("session {0} does not exist; `impresario ls` shows those that do")]
     NotFound(SessionId),
+    /// There is such a session, or it is being imported or deleted.
+    #[error(
+        "session {0} exists already, or is being imported or deleted; delete it first, or import it under a new id"
+    )]
+    Exists(SessionId),
     /// Too little room is left; nothing was written. Passes when room is made.
     #[error(
         "failed to store: only {free_mb} MiB are free in the data directory and {reserve_mb} MiB are kept in reserve; make room, the daemon goes on by itself"
@@ -323,6 +335,7 @@ impl StoreError {
             | Self::TooLarge { .. }
             | Self::LogTooLarge { .. }
             | Self::NotFound(_)
+            | Self::Exists(_)
             | Self::Unreadable(_)
             | Self::Closed => Blame::Passing,
             Self::Conflict { .. } | Self::Corrupt { .. } => Blame::Session,
@@ -433,6 +446,22 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// Why the session is set aside, if it is.
     fn quarantine(&self, session: SessionId) -> BoxFuture<'_, Result<Option<String>, StoreError>>;
+
+    /// Writes events of a session that comes from elsewhere and does not exist here, in order; the
+    /// first call has its first event. Nobody sees them before [`EventStore::publish`]; what is not
+    /// published is removed by [`EventStore::delete`], or at the next opening.
+    fn stage(
+        &self,
+        session: SessionId,
+        events: Vec<Event>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Makes a session that was staged appear, whole and in one step. Durable when it resolves.
+    fn publish(
+        &self,
+        session: SessionId,
+        summary: Summary,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Removes the session's log and summary. Durable when it resolves.
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;

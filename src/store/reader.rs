@@ -9,6 +9,7 @@ use crate::id::{Seq, SessionId};
 use crate::store::commit::{Shared, corrupt, missing_summary};
 use crate::store::engine::{Engine, EngineError, Walk};
 use crate::store::key::Key;
+use crate::store::payload::{self, Reference};
 use crate::store::record::{self, Damage};
 use crate::store::{DaySpent, PageLimit, Status, StoreError, Stored, Summary, Unfinished, key};
 
@@ -45,7 +46,21 @@ fn page<E: Engine>(
     shared.read(session, |engine| {
         engine.scan((&first, &last), &mut |key, value| page.take(key, value))
     })?;
-    page.finish(head)
+    let events = page.finish(head)?;
+    events
+        .into_iter()
+        .map(|(mut event, references)| {
+            let filled = shared.read(session, |engine| {
+                payload::fill(engine, &mut event, &references)
+            })?;
+            filled.map_err(|what| StoreError::Corrupt {
+                session,
+                seq: event.seq,
+                what,
+            })?;
+            Ok(Stored(Arc::new(event)))
+        })
+        .collect()
 }
 
 /// A page that is being read: events in order, parts put together.
@@ -53,7 +68,7 @@ struct Page {
     session: SessionId,
     limit: PageLimit,
     last: Seq,
-    events: Vec<Stored>,
+    events: Vec<(Event, Vec<Reference>)>,
     bytes: usize,
     parts: Option<Parts>,
     problem: Option<(Seq, String)>,
@@ -130,16 +145,19 @@ impl Page {
     }
 
     fn complete(&mut self, seq: Seq, bytes: &[u8]) -> Result<(), String> {
-        let event = record::decode_event(self.session, seq, bytes);
-        let event: Event = event.map_err(|damage: Damage| damage.to_string())?;
+        let read = record::decode_parted(self.session, seq, bytes);
+        let (event, references) = read.map_err(|damage: Damage| damage.to_string())?;
         self.last = seq;
-        self.bytes = self.bytes.saturating_add(bytes.len());
-        self.events.push(Stored(Arc::new(event)));
+        let apart = references.iter().map(|it| it.bytes as usize);
+        self.bytes = self
+            .bytes
+            .saturating_add(bytes.len() + apart.sum::<usize>());
+        self.events.push((event, references));
         self.is_full = self.events.len() >= self.limit.events || self.bytes >= self.limit.bytes;
         Ok(())
     }
 
-    fn finish(self, head: Seq) -> Result<Vec<Stored>, StoreError> {
+    fn finish(self, head: Seq) -> Result<Vec<(Event, Vec<Reference>)>, StoreError> {
         let (seq, what) = match self.problem {
             Some(problem) => problem,
             None if self.is_full || self.last == head => return Ok(self.events),

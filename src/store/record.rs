@@ -15,6 +15,7 @@ use crate::budget::Spending;
 use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::Write;
+use crate::store::payload::{Hash, Reference};
 use crate::store::{Snapshot, Status, StoreError, Summary, disk, key};
 
 /// An event's payload may have so many bytes once encoded: 4 MiB.
@@ -23,13 +24,19 @@ pub const MAX_EVENT_BYTES: usize = 4 << 20;
 /// The format that this version writes.
 pub(super) const FORMAT: u8 = 1;
 /// The store version that this version writes.
-pub(super) const STORE_VERSION: u32 = 1;
+///
+/// 1: every text lies in its event. 2: large ones may lie apart; what version 1 wrote is as it was.
+pub(super) const STORE_VERSION: u32 = 2;
 /// A value has at most so many bytes: sled keeps larger pages in files that it never syncs.
 pub(super) const PART_BYTES: usize = 60 * 1024;
 
 const HEADER: usize = 16;
 const CHECKSUM: usize = 4;
 const IN_PARTS: u8 = 1;
+/// References stand before the payload: texts of it lie apart.
+const PARTED: u8 = 2;
+/// Bytes of a reference: text, length, hash.
+const REFERENCE_BYTES: usize = 2 + 4 + 32;
 
 const SUMMARY: u16 = 0x1001;
 const RECOVERIES: u16 = 0x1002;
@@ -37,6 +44,8 @@ const QUARANTINE: u16 = 0x1003;
 const META: u16 = 0x1004;
 const DELETED: u16 = 0x1005;
 const COMMITS: u16 = 0x1006;
+const PAYLOAD: u16 = 0x1007;
+const REFERENCE: u16 = 0x1008;
 const SNAPSHOT: u16 = 0x1010;
 const LEDGER: u16 = 0x1007;
 
@@ -63,6 +72,7 @@ pub(super) enum Damage {
 pub(super) struct Frame<'a> {
     pub(super) kind: u16,
     pub(super) at: Timestamp,
+    flags: u8,
     pub(super) payload: &'a [u8],
 }
 
@@ -87,6 +97,9 @@ struct Quarantine {
 struct Deleted {}
 
 #[derive(Serialize, Deserialize)]
+struct Referred {}
+
+#[derive(Serialize, Deserialize)]
 struct Commits {
     count: u64,
 }
@@ -101,11 +114,25 @@ struct Ledger {
 
 /// Puts an event into the writes that store it.
 pub(super) fn encode_event(session: SessionId, event: &Event) -> Result<Vec<Write>, StoreError> {
-    let (kind, payload) = disk::encode_fact(&event.fact).map_err(|what| StoreError::Corrupt {
+    encode_parted(session, event, &[])
+}
+
+/// Puts an event into the writes that store it, without the texts that lie apart.
+pub(super) fn encode_parted(
+    session: SessionId,
+    event: &Event,
+    references: &[Reference],
+) -> Result<Vec<Write>, StoreError> {
+    let (kind, fact) = disk::encode_fact(&event.fact).map_err(|what| StoreError::Corrupt {
         session,
         seq: event.seq,
         what: format!("it cannot be put into bytes: {what}"),
     })?;
+    let (flags, payload) = if references.is_empty() {
+        (0, fact)
+    } else {
+        (PARTED, with_references(references, &fact))
+    };
     if payload.len() > MAX_EVENT_BYTES {
         return Err(StoreError::TooLarge {
             bytes: payload.len(),
@@ -113,30 +140,126 @@ pub(super) fn encode_event(session: SessionId, event: &Event) -> Result<Vec<Writ
         });
     }
     let key = key::event(session, event.seq);
-    let whole = HEADER + payload.len() + CHECKSUM;
-    let flags = if whole > PART_BYTES { IN_PARTS } else { 0 };
-    let bytes = seal(&key, [flags], kind, event.at, &payload);
-    if flags == 0 {
+    if parts_of(payload.len()) == 0 {
+        let bytes = seal(&key, [flags], kind, event.at, &payload);
         return Ok(vec![Write::Put(key, bytes)]);
     }
-    Ok(bytes
-        .chunks(PART_BYTES)
-        .zip(0_u16..)
-        .map(|(part, number)| {
-            Write::Put(key::event_part(session, event.seq, number), part.to_vec())
-        })
-        .collect())
+    let bytes = seal(&key, [flags | IN_PARTS], kind, event.at, &payload);
+    Ok(in_parts(&bytes, |part| {
+        key::event_part(session, event.seq, part)
+    }))
 }
 
-/// Reads an event; of one in parts, `bytes` are the parts put together.
-pub(super) fn decode_event(session: SessionId, seq: Seq, bytes: &[u8]) -> Result<Event, Damage> {
+/// In how many parts a payload of so many bytes lies; 0 when it lies there whole.
+pub(super) fn parts_of(payload: usize) -> u16 {
+    let whole = HEADER.saturating_add(payload).saturating_add(CHECKSUM);
+    if whole <= PART_BYTES {
+        return 0;
+    }
+    u16::try_from(whole.div_ceil(PART_BYTES)).unwrap_or(u16::MAX)
+}
+
+fn in_parts(bytes: &[u8], key: impl Fn(u16) -> Vec<u8>) -> Vec<Write> {
+    let parts = bytes.chunks(PART_BYTES).zip(0_u16..);
+    parts
+        .map(|(part, number)| Write::Put(key(number), part.to_vec()))
+        .collect()
+}
+
+/// Reads an event without the texts that lie apart; of one in parts, `bytes` are the parts put
+/// together.
+pub(super) fn decode_parted(
+    session: SessionId,
+    seq: Seq,
+    bytes: &[u8],
+) -> Result<(Event, Vec<Reference>), Damage> {
     let frame = open(&key::event(session, seq), bytes)?;
-    let fact = disk::decode_fact(frame.kind, frame.payload)?;
-    Ok(Event {
+    let (references, payload) = if frame.flags & PARTED == 0 {
+        (Vec::new(), frame.payload)
+    } else {
+        split_references(frame.payload)
+            .ok_or_else(|| Damage::Payload("its references are cut".to_owned()))?
+    };
+    let fact = disk::decode_fact(frame.kind, payload)?;
+    let event = Event {
         seq,
         at: frame.at,
         fact,
-    })
+    };
+    Ok((event, references))
+}
+
+/// Reads an event that holds all of its texts.
+#[cfg(test)]
+pub(super) fn decode_event(session: SessionId, seq: Seq, bytes: &[u8]) -> Result<Event, Damage> {
+    decode_parted(session, seq, bytes).map(|(event, _)| event)
+}
+
+/// The references of a record, of which `bytes` are the beginning; none when there is none, or they
+/// cannot be read.
+pub(super) fn references(bytes: &[u8]) -> Vec<Reference> {
+    let is_parted = header(bytes).is_ok_and(|header| header.flags & PARTED != 0);
+    let payload = bytes.get(HEADER..).filter(|_| is_parted);
+    payload
+        .and_then(split_references)
+        .map_or_else(Vec::new, |(references, _)| references)
+}
+
+fn with_references(references: &[Reference], fact: &[u8]) -> Vec<u8> {
+    let count = u8::try_from(references.len()).unwrap_or(u8::MAX);
+    let mut payload = Vec::with_capacity(1 + references.len() * REFERENCE_BYTES + fact.len());
+    payload.push(count);
+    for reference in references.iter().take(count.into()) {
+        payload.extend_from_slice(&reference.text.to_be_bytes());
+        payload.extend_from_slice(&reference.bytes.to_be_bytes());
+        payload.extend_from_slice(&reference.hash.0);
+    }
+    payload.extend_from_slice(fact);
+    payload
+}
+
+fn split_references(payload: &[u8]) -> Option<(Vec<Reference>, &[u8])> {
+    let (count, mut rest) = payload.split_first()?;
+    let mut references = Vec::with_capacity((*count).into());
+    for _ in 0..*count {
+        let (text, after) = rest.split_first_chunk::<2>()?;
+        let (bytes, after) = after.split_first_chunk::<4>()?;
+        let (hash, after) = after.split_first_chunk::<32>()?;
+        rest = after;
+        references.push(Reference {
+            text: u16::from_be_bytes(*text),
+            bytes: u32::from_be_bytes(*bytes),
+            hash: Hash(*hash),
+        });
+    }
+    Some((references, rest))
+}
+
+/// The writes of a large text.
+pub(super) fn encode_payload(hash: Hash, text: &str) -> Vec<Write> {
+    let key = key::payload(hash);
+    if parts_of(text.len()) == 0 {
+        let bytes = seal(&key, [0], PAYLOAD, Timestamp(0), text.as_bytes());
+        return vec![Write::Put(key, bytes)];
+    }
+    let bytes = seal(&key, [IN_PARTS], PAYLOAD, Timestamp(0), text.as_bytes());
+    in_parts(&bytes, |part| key::payload_part(hash, part))
+}
+
+/// Reads a large text; of one in parts, `bytes` are the parts put together.
+pub(super) fn decode_payload(hash: Hash, bytes: &[u8]) -> Result<&str, Damage> {
+    let frame = open_kind(&key::payload(hash), bytes, PAYLOAD)?;
+    std::str::from_utf8(frame.payload).map_err(|error| Damage::Payload(error.to_string()))
+}
+
+/// The value of a reference.
+pub(super) fn encode_reference(key: &[u8]) -> Vec<u8> {
+    seal_small(key, REFERENCE, &Referred {})
+}
+
+/// Checks a reference.
+pub(super) fn decode_reference(key: &[u8], bytes: &[u8]) -> Result<(), Damage> {
+    open_small::<Referred>(key, bytes, REFERENCE).map(drop)
 }
 
 /// Bytes that a record has whose beginning is `bytes`; refuses lengths that are never written.
@@ -335,11 +458,13 @@ pub(super) fn open<'a>(key: &[u8], bytes: &'a [u8]) -> Result<Frame<'a>, Damage>
     Ok(Frame {
         kind: header.kind,
         at: header.at,
+        flags: header.flags,
         payload: covered.get(HEADER..).unwrap_or_default(),
     })
 }
 
 struct Header {
+    flags: u8,
     kind: u16,
     at: Timestamp,
     payload: usize,
@@ -372,7 +497,7 @@ fn header(bytes: &[u8]) -> Result<Header, Damage> {
             expected: HEADER + CHECKSUM,
         });
     };
-    if format > FORMAT || flags > IN_PARTS {
+    if format > FORMAT || flags > IN_PARTS | PARTED {
         let what = format!("format {format}, flags {flags}; this one reads format {FORMAT}");
         return Err(Damage::Newer(what));
     }
@@ -385,6 +510,7 @@ fn header(bytes: &[u8]) -> Result<Header, Damage> {
         });
     }
     Ok(Header {
+        flags,
         kind: u16::from_be_bytes([k0, k1]),
         at: Timestamp(u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7])),
         payload,

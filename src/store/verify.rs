@@ -1,5 +1,5 @@
-//! Checks a whole store: every record's checksum, dense sequences, high-water marks, and that each
-//! intent has at most one outcome.
+//! Checks a whole store: every record's checksum, dense sequences, high-water marks, that each
+//! intent has at most one outcome, and that payloads and references fit together.
 //!
 //! Called by tests and by people whose daemon is stopped. Never changes a record.
 
@@ -10,6 +10,7 @@ use crate::event::{Event, Fact};
 use crate::id::{Seq, SessionId};
 use crate::store::engine::{Engine, Walk};
 use crate::store::key::{self, Key};
+use crate::store::payload::Hash;
 use crate::store::record::{self, Damage};
 use crate::store::sled_engine::{OpenError, open_for_check};
 
@@ -73,15 +74,87 @@ pub(super) fn walk<E: Engine>(engine: &E) -> Report {
     check.finish()
 }
 
+/// The intents of one session, and whether each has an outcome.
+#[derive(Debug, Default)]
+pub(super) struct Intents(BTreeMap<Seq, bool>);
+
+impl Intents {
+    /// Takes the next event; says what is wrong with what it refers to.
+    pub(super) fn take(&mut self, event: &Event) -> Option<String> {
+        if matches!(event.fact, Fact::LlmRequest { .. } | Fact::ToolCall(_)) {
+            self.0.insert(event.seq, false);
+        }
+        let of = event.fact.outcome_of()?;
+        match self.0.insert(of, true) {
+            Some(false) => None,
+            Some(true) => Some(format!("event {of} has a second outcome")),
+            None => Some(format!(
+                "it is the outcome of event {of}, which is no intent before it"
+            )),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Check {
     report: Report,
     /// Last event seen of each session.
     ends: BTreeMap<SessionId, Seq>,
-    /// Of the session whose events are being read: its intents, and whether each has an outcome.
-    intents: BTreeMap<Seq, bool>,
+    /// Of the session whose events are being read.
+    intents: Intents,
     deleted: BTreeSet<SessionId>,
     parts: Vec<u8>,
+    payloads: Payloads,
+}
+
+/// What refers to payloads, and what is there of them.
+#[derive(Default)]
+struct Payloads {
+    /// As the events say.
+    wanted: BTreeSet<(Hash, SessionId, Seq)>,
+    /// As the references say.
+    referred: BTreeSet<(Hash, SessionId, Seq)>,
+    /// Payloads that are whole and what their hash says.
+    whole: BTreeSet<Hash>,
+    /// Any.
+    seen: BTreeSet<Hash>,
+    parts: Vec<u8>,
+}
+
+impl Payloads {
+    fn take(&mut self, hash: Hash, part: Option<u16>, value: &[u8]) {
+        self.seen.insert(hash);
+        if matches!(part, None | Some(0)) {
+            self.parts.clear();
+        }
+        self.parts.extend_from_slice(value);
+        let text = record::decode_payload(hash, &self.parts);
+        if text.is_ok_and(|text| Hash::of(text) == hash) {
+            self.whole.insert(hash);
+        }
+    }
+
+    /// What does not fit together, each with the event that it is about.
+    fn problems(&self) -> Vec<(Option<(SessionId, Seq)>, String)> {
+        let mut found = Vec::new();
+        for (hash, session, seq) in &self.wanted {
+            let what = match self.whole.contains(hash) {
+                true if self.referred.contains(&(*hash, *session, *seq)) => continue,
+                true => "nothing keeps its payload: the reference is missing",
+                false => "its payload is damaged or missing",
+            };
+            found.push((Some((*session, *seq)), format!("{what} ({hash})")));
+        }
+        for (hash, session, seq) in self.referred.difference(&self.wanted) {
+            let what = format!("it has a reference to a payload that it does not want ({hash})");
+            found.push((Some((*session, *seq)), what));
+        }
+        let referred: BTreeSet<_> = self.referred.iter().map(|(hash, ..)| *hash).collect();
+        for hash in self.seen.difference(&referred) {
+            found.push((None, format!("nothing refers to the payload {hash}")));
+        }
+        found
+    }
 }
 
 impl Check {
@@ -97,6 +170,11 @@ impl Check {
             },
             Some(Key::Unfinished(session)) => {
                 self.check(Some(session), record::decode_recoveries(key, value));
+            }
+            Some(Key::Payload { hash, part }) => self.payloads.take(hash, part, value),
+            Some(Key::Reference { hash, session, seq }) => {
+                self.payloads.referred.insert((hash, session, seq));
+                self.check(Some(session), record::decode_reference(key, value));
             }
             Some(Key::Quarantine(session)) => {
                 self.check(Some(session), record::decode_quarantine(key, value));
@@ -140,7 +218,7 @@ impl Check {
 
     fn take_whole(&mut self, session: SessionId, seq: Seq, bytes: &[u8]) {
         let Some(expected) = self.ends.insert(session, seq).map(Seq::next) else {
-            self.intents.clear();
+            self.intents = Intents::default();
             return self.take_after(session, Seq::START.next(), (seq, bytes));
         };
         self.take_after(session, expected, (seq, bytes));
@@ -151,9 +229,11 @@ impl Check {
             let what = format!("events {expected} to before {seq} are missing");
             self.problem(Some(session), Some(expected), what);
         }
-        match record::decode_event(session, seq, bytes) {
-            Ok(event) => {
+        match record::decode_parted(session, seq, bytes) {
+            Ok((event, references)) => {
                 self.report.events += 1;
+                let wanted = references.iter().map(|it| (it.hash, session, seq));
+                self.payloads.wanted.extend(wanted);
                 self.take_fact(session, &event);
             }
             Err(damage) => self.problem(Some(session), Some(seq), damage.to_string()),
@@ -161,18 +241,9 @@ impl Check {
     }
 
     fn take_fact(&mut self, session: SessionId, event: &Event) {
-        if matches!(event.fact, Fact::LlmRequest { .. } | Fact::ToolCall(_)) {
-            self.intents.insert(event.seq, false);
+        if let Some(what) = self.intents.take(event) {
+            self.problem(Some(session), Some(event.seq), what);
         }
-        let Some(of) = event.fact.outcome_of() else {
-            return;
-        };
-        let what = match self.intents.insert(of, true) {
-            Some(false) => return,
-            Some(true) => format!("event {of} has a second outcome"),
-            None => format!("it is the outcome of event {of}, which is no intent before it"),
-        };
-        self.problem(Some(session), Some(event.seq), what);
     }
 
     fn finish(mut self) -> Report {
@@ -198,6 +269,9 @@ impl Check {
         }
         for (session, what) in problems {
             self.problem(Some(session), None, what);
+        }
+        for (event, what) in self.payloads.problems() {
+            self.problem(event.map(|it| it.0), event.map(|it| it.1), what);
         }
         self.report.problems.sort_by_key(|problem| problem.session);
         self.report

@@ -4,22 +4,22 @@
 //! Every change of the store goes through here: there is one writer for all sessions. Never
 //! acknowledges: that is the syncer's.
 
-use std::collections::{BTreeMap, HashMap};
+mod change;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::budget::Spending;
 use crate::id::{Seq, SessionId};
 use crate::store::commit::{
-    Applied, Change, Encoded, Owes, Reply, Request, Shared, Touched, corrupt, fail_all,
-    missing_summary,
+    Applied, Encoded, Owes, Reply, Request, Shared, Touched, corrupt, fail_all, missing_summary,
 };
 use crate::store::engine::{Engine, Walk, Write};
-use crate::store::{Snapshot, StoreError, Summary, Unfinished, key, record, snapshot};
+use crate::store::payload::{self, Hash, Payload};
+use crate::store::{StoreError, Summary, key, record};
 
 /// A batch is closed when it holds so many bytes.
 const BATCH_BYTES: usize = 1 << 20;
-/// A delete removes so many keys at once.
-const DELETE_KEYS: usize = 1_000;
 /// The writer remembers where so many sessions stand; beyond, it asks the engine again.
 const REMEMBERED: usize = 16_384;
 
@@ -38,6 +38,8 @@ struct Batch {
     bytes: usize,
     replies: Vec<Reply>,
     sessions: Touched,
+    /// Payloads that it writes.
+    payloads: BTreeSet<Hash>,
 }
 
 /// The first stage.
@@ -94,6 +96,10 @@ impl<E: Engine> Writer<E> {
             Ok(entry) => batch.ledger.extend(entry),
             Err(error) => return reply(Err(error)),
         }
+        let payloads = match self.new_payloads(&append.payloads, &mut batch.payloads) {
+            Ok(payloads) => payloads,
+            Err(error) => return reply(Err(error)),
+        };
         let Some(head) = self.heads.get_mut(&append.session) else {
             return reply(Err(StoreError::Closed));
         };
@@ -109,6 +115,7 @@ impl<E: Engine> Writer<E> {
         }
         head.owes = append.owes;
         batch.bytes += append.bytes;
+        batch.writes.extend(payloads);
         batch.writes.extend(append.writes);
         batch.replies.push(reply);
         let entry = batch.sessions.entry(append.session);
@@ -139,6 +146,27 @@ impl<E: Engine> Writer<E> {
         Ok(found.map_or(Spending::NOTHING, |bytes| {
             record::ledger_or_nothing(key, &bytes)
         }))
+    }
+
+    /// The writes of the payloads that are neither kept nor among `written`.
+    fn new_payloads(
+        &self,
+        payloads: &[Payload],
+        written: &mut BTreeSet<Hash>,
+    ) -> Result<Vec<Write>, StoreError> {
+        let mut writes = Vec::new();
+        for payload in payloads {
+            if written.contains(&payload.hash)
+                || self
+                    .shared
+                    .guarded(|engine| payload::is_kept(engine, payload))?
+            {
+                continue;
+            }
+            written.insert(payload.hash);
+            writes.extend(payload.writes());
+        }
+        Ok(writes)
     }
 
     /// Whether this append may be taken in; remembers where its session stands.
@@ -181,6 +209,9 @@ impl<E: Engine> Writer<E> {
                     summary.map_err(|damage| corrupt(session, &damage))?,
                 ))
             }
+            None if self.is_there(session, &key::deleted(session))? => {
+                return Err(StoreError::Exists(session));
+            }
             None if self.has_events(session)? => {
                 return Err(missing_summary(session));
             }
@@ -192,6 +223,11 @@ impl<E: Engine> Writer<E> {
             None => Owes::Nothing,
         };
         Ok(Head { summary, owes })
+    }
+
+    fn is_there(&self, session: SessionId, key: &[u8]) -> Result<bool, StoreError> {
+        let found = self.shared.read(session, |engine| engine.get(key))?;
+        Ok(found.is_some())
     }
 
     fn has_events(&self, session: SessionId) -> Result<bool, StoreError> {
@@ -234,160 +270,5 @@ impl<E: Engine> Writer<E> {
             Some(error) => Err(error),
             None => self.shared.guarded(|engine| engine.apply(writes)),
         }
-    }
-
-    fn change(&mut self, change: Change, free: Option<u64>, out: &mut dyn FnMut(Applied)) {
-        match change {
-            Change::CountRecoveries(sessions, reply) => {
-                let counted = self.shared.check_room(0, free);
-                match counted.and_then(|()| self.count(&sessions)) {
-                    Ok(counts) => out(applied(Box::new(move |r| reply(r.map(|()| counts))))),
-                    Err(error) => reply(Err(error)),
-                }
-            }
-            Change::ForgetRecoveries(session, reply) => {
-                let done = self.forget(session);
-                finish(done, reply, out);
-            }
-            Change::SetQuarantine(session, reason, reply) => {
-                let done = self.set_quarantine(session, reason);
-                finish(done, reply, out);
-            }
-            Change::KeepSnapshot(session, snapshot, reply) => {
-                let room = self.shared.check_room(snapshot.bytes.len(), free);
-                let done = room.and_then(|()| self.keep_snapshot(session, &snapshot));
-                finish(done, reply, out);
-            }
-            Change::Delete(session, reply) => {
-                let done = self.delete(session);
-                finish(done, reply, out);
-            }
-        }
-    }
-
-    /// Sessions without a record are not unfinished: they have no recoveries.
-    fn count(&self, sessions: &[SessionId]) -> Result<Vec<Unfinished>, StoreError> {
-        let mut writes = Vec::with_capacity(sessions.len());
-        let mut counts = Vec::with_capacity(sessions.len());
-        for &session in sessions {
-            let recoveries = self
-                .recoveries(session)?
-                .map(|count| count.saturating_add(1));
-            if let Some(count) = recoveries {
-                let key = key::unfinished(session);
-                let value = record::encode_recoveries(&key, count);
-                writes.push(Write::Put(key, value));
-            }
-            counts.push(Unfinished {
-                session,
-                recoveries: recoveries.unwrap_or(0),
-            });
-        }
-        self.write(writes)?;
-        Ok(counts)
-    }
-
-    fn forget(&self, session: SessionId) -> Result<(), StoreError> {
-        if self.recoveries(session)?.is_none_or(|count| count == 0) {
-            return self.shared.poisoned().map_or(Ok(()), Err);
-        }
-        let key = key::unfinished(session);
-        let value = record::encode_recoveries(&key, 0);
-        self.write(vec![Write::Put(key, value)])
-    }
-
-    fn recoveries(&self, session: SessionId) -> Result<Option<u32>, StoreError> {
-        let key = key::unfinished(session);
-        let found = self.shared.read(session, |engine| engine.get(&key))?;
-        Ok(found.map(|bytes| record::decode_recoveries(&key, &bytes).unwrap_or(u32::MAX)))
-    }
-
-    fn set_quarantine(&self, session: SessionId, reason: Option<String>) -> Result<(), StoreError> {
-        let key = key::quarantine(session);
-        self.write(vec![match reason {
-            Some(reason) => {
-                let value = record::encode_quarantine(&key, &reason);
-                Write::Put(key, value)
-            }
-            None => Write::Remove(key),
-        }])
-    }
-
-    /// One that is ahead of the log is of a log that is gone.
-    fn keep_snapshot(&mut self, session: SessionId, snapshot: &Snapshot) -> Result<(), StoreError> {
-        if self.head(session)? < snapshot.head {
-            return Ok(());
-        }
-        let writes = self.shared.read(session, |engine| {
-            snapshot::writes(engine, session, snapshot)
-        })?;
-        self.write(writes)
-    }
-
-    /// Marks the session first, so that a delete which was broken off goes on at the next opening.
-    pub(super) fn delete(&mut self, session: SessionId) -> Result<(), StoreError> {
-        self.heads.remove(&session);
-        let mark = key::deleted(session);
-        let marked = record::encode_deleted(&mark);
-        let mut writes = self
-            .shared
-            .read(session, |engine| snapshot::removal(engine, session))?;
-        writes.extend([
-            Write::Put(mark.clone(), marked),
-            Write::Remove(key::summary(session)),
-            Write::Remove(key::unfinished(session)),
-            Write::Remove(key::quarantine(session)),
-        ]);
-        self.write(writes)?;
-        let (first, last) = key::events_of(session);
-        loop {
-            let mut keys = Vec::new();
-            self.shared.read(session, |engine| {
-                engine.scan((&first, &last), &mut |key, _| {
-                    keys.push(Write::Remove(key.to_vec()));
-                    if keys.len() < DELETE_KEYS {
-                        Walk::On
-                    } else {
-                        Walk::Stop
-                    }
-                })
-            })?;
-            if keys.is_empty() {
-                return self.write(vec![Write::Remove(mark)]);
-            }
-            self.write(keys)?;
-        }
-    }
-
-    /// Goes on with the deletes that were broken off.
-    pub(super) fn finish_deletes(&mut self) -> Result<(), StoreError> {
-        let (first, last) = key::all_deleted();
-        let mut sessions = Vec::new();
-        self.shared.guarded(|engine| {
-            engine.scan((&first, &last), &mut |key, _| {
-                if let Some(key::Key::Deleted(session)) = key::Key::parse(key) {
-                    sessions.push(session);
-                }
-                Walk::On
-            })
-        })?;
-        for session in sessions {
-            self.delete(session)?;
-        }
-        Ok(())
-    }
-}
-
-fn applied(reply: Reply) -> Applied {
-    Applied {
-        replies: vec![reply],
-        sessions: Vec::new(),
-    }
-}
-
-fn finish(done: Result<(), StoreError>, reply: Reply, out: &mut dyn FnMut(Applied)) {
-    match done {
-        Ok(()) => out(applied(reply)),
-        Err(error) => reply(Err(error)),
     }
 }

@@ -170,9 +170,11 @@ impl State {
         Ok(vec![Fact::ChildStarted(child)])
     }
 
-    /// Somebody else's turn goes on.
-    pub(super) fn recall(&self) -> Result<Vec<Fact>, Refusal> {
-        if self.serves_parent() {
+    /// Somebody else's turn goes on; and only who began this session may recall it, not one whose
+    /// log is a copy of that one's.
+    pub(super) fn recall(&self, by: SessionId) -> Result<Vec<Fact>, Refusal> {
+        let parent = self.created().and_then(|created| created.parent.as_ref());
+        if self.serves_parent() && parent.is_some_and(|parent| parent.session == by) {
             self.cancel()
         } else {
             Err(Refusal::NothingRuns)

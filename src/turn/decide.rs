@@ -76,7 +76,8 @@ impl State {
             Input::Due => self.expire(at),
             Input::StartChild { child, over } => self.start_child(child, over, rules),
             Input::Cancel => self.cancel(),
-            Input::Recall => self.recall(),
+            Input::Recall { by } => self.recall(by),
+            Input::Sever => self.sever(),
             Input::Recover { reason } => self.recover(&reason, at, rules),
             Input::Quarantine { .. } if self.quarantined => Err(Refusal::NoChange),
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
@@ -268,6 +269,20 @@ impl State {
         }
         let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cancelled).collect();
         facts.extend(self.answer_unwanted("the turn was cancelled"));
+        facts.push(self.turn_finished(TurnStatus::Cancelled));
+        Ok(facts)
+    }
+
+    /// As a cancel; but what may have taken effect where the log came from is not said to be
+    /// cancelled.
+    fn sever(&self) -> Result<Vec<Fact>, Refusal> {
+        if self.turn.is_none() {
+            return self.cancel_waiting();
+        }
+        let why = outcome::IMPORTED;
+        let open = self.open_calls();
+        let mut facts: Vec<Fact> = open.flat_map(|it| outcome::cut_off(it, why)).collect();
+        facts.extend(self.answer_unwanted(why));
         facts.push(self.turn_finished(TurnStatus::Cancelled));
         Ok(facts)
     }

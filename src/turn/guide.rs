@@ -77,7 +77,10 @@ impl State {
             | Phase::Compact { .. }
             | Phase::Tools(_) => TurnStatus::Cancelled,
         };
-        let mut facts: Vec<Fact> = self.open_calls().flat_map(outcome::cut_off).collect();
+        let mut facts: Vec<Fact> = self
+            .open_calls()
+            .flat_map(|open| outcome::cut_off(open, outcome::FORKED))
+            .collect();
         facts.extend(self.answer_unwanted(outcome::FORKED));
         facts.push(self.turn_finished(status));
         facts

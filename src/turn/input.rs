@@ -6,7 +6,7 @@ use crate::event::{
     BudgetRaised, BudgetReached, ChildStarted, LlmResponse, Measure, Pause, Scope, SessionCreated,
     ToolResult, UserInput,
 };
-use crate::id::{Seq, TurnId};
+use crate::id::{Seq, SessionId, TurnId};
 
 /// Something that reached the session from outside.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,8 +50,13 @@ pub enum Input {
     },
     /// Somebody wants the turn to stop.
     Cancel,
-    /// The session that began this one does not want its answer any more.
-    Recall,
+    /// The session that began this one, and no other, does not want its answer any more.
+    Recall {
+        /// Who says so.
+        by: SessionId,
+    },
+    /// The log came from elsewhere: what was going on there does not go on here.
+    Sever,
     /// The session was rebuilt from its log: what was running is not running any more.
     Recover {
         /// Why it was rebuilt.

@@ -11,6 +11,8 @@ const TOO_MANY_RESTARTS: &str = "too_many_restarts";
 
 /// What a fork says of the work that it does not go on with.
 pub(super) const FORKED: &str = "the session was forked while this was going on";
+/// Why what was open in an imported log came to an end.
+pub(super) const IMPORTED: &str = "the session was imported while this was going on";
 
 /// The call runs again.
 pub(super) fn restarted(open: &OpenCall, reason: &str, cause: Cause) -> Fact {
@@ -63,12 +65,12 @@ pub(super) fn cancelled(open: &OpenCall) -> Vec<Fact> {
 }
 
 /// The log was copied while the call was open. What it does, it does in the session that it is of.
-pub(super) fn cut_off(open: &OpenCall) -> Vec<Fact> {
+pub(super) fn cut_off(open: &OpenCall, why: &str) -> Vec<Fact> {
     if !open.may_run() || open.effect == EffectClass::Pure {
         return cancelled(open);
     }
     let how = (Outcome::Unknown, Some(Cause::Interrupted));
-    vec![result(open, how, unknown_text(FORKED))]
+    vec![result(open, how, unknown_text(why))]
 }
 
 /// A run was interrupted and may not be repeated: the model is told, or a person is asked.

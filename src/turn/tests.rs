@@ -1352,10 +1352,57 @@ fn a_session_works_for_its_parent_until_that_turn_is_over_and_for_nobody_else() 
     assert!(world.state.serves_parent());
     world.give(Input::Place).unwrap();
     assert!(world.state.serves_parent());
-    world.give(Input::Recall).unwrap();
+    let recall = |id| Input::Recall {
+        by: SessionId::from_u128(id),
+    };
+    // One whose log is a copy of the parent's.
+    assert_eq!(world.give(recall(2)), Err(Refusal::NothingRuns));
+    world.give(recall(1)).unwrap();
     assert!(!world.state.serves_parent());
     world.give(Input::Place).unwrap();
-    assert_eq!(world.give(Input::Recall), Err(Refusal::NothingRuns));
+    assert_eq!(world.give(recall(1)), Err(Refusal::NothingRuns));
+}
+
+/// A world with a call of `pay`, which may not run twice, and an input that waits.
+fn paying() -> World {
+    let mut world = World::begun();
+    world.give(said(None, "hi")).unwrap();
+    world.give(said(None, "and then")).unwrap();
+    world.give(Input::Place).unwrap();
+    let call = |tool: &str| RequestedCall {
+        id: CallId(tool.into()),
+        tool: tool.into(),
+        arguments: "{}".into(),
+        signature: None,
+    };
+    let answer = LlmResponse {
+        of: world.state.head(),
+        tool_calls: vec![call("pay"), call("put"), call("sell")],
+        ..LlmResponse::default()
+    };
+    world.give(Input::Answered(answer)).unwrap();
+    world
+}
+
+#[test]
+fn what_is_severed_runs_no_more_and_what_may_have_happened_is_unknown() {
+    let mut world = paying();
+    world.give(Input::Sever).unwrap();
+    let mut outcomes = Vec::new();
+    for event in &world.log {
+        if let Fact::ToolResult(result) = &event.fact {
+            outcomes.push(result.outcome);
+        }
+    }
+    assert_eq!(
+        outcomes,
+        [Outcome::Unknown, Outcome::Unknown, Outcome::Cancelled]
+    );
+    assert_eq!(world.state.owed(), [Owed::Place]);
+    world.give(Input::Sever).unwrap();
+    assert_eq!(world.state.owed(), []);
+    assert!(!world.state.is_unfinished());
+    assert_eq!(world.give(Input::Sever), Err(Refusal::NothingRuns));
 }
 
 #[test]

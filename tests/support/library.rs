@@ -82,6 +82,22 @@ impl EventStore for Library {
         self.inner.ledger()
     }
 
+    fn stage(
+        &self,
+        session: SessionId,
+        events: Vec<Event>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.stage(session, events)
+    }
+
+    fn publish(
+        &self,
+        session: SessionId,
+        summary: Summary,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.publish(session, summary)
+    }
+
     fn summary(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Summary>, StoreError>> {
         self.inner.summary(session)
     }

@@ -1,6 +1,6 @@
 //! What the methods about sessions do. Called by [`super::call`].
 
-use crate::control::methods::{Answer, told, unknown};
+use crate::control::methods::{Answer, told, transfer, unknown};
 use crate::control::wire::{
     Approve, Budgets, Cancelled, CreateSession, Decision, DeleteSession, Done, ErrorObject, Event,
     EventPage, EventsOf, ForkSession, ListSessions, Method, OneSession, PauseSession, Rate,
@@ -37,6 +37,7 @@ pub(super) async fn of_sessions(
         Method::SessionClose => told(close(company, request.params()?).await),
         Method::SessionDelete => told(delete(company, request.params()?).await),
         Method::SessionBudget => told(budget(company, request.params()?).await),
+        Method::SessionExport => told(transfer::export(company, request.params()?).await),
         Method::SessionRelease => told(release(company, request.params()?).await),
         Method::DaemonHello
         | Method::DaemonStatus
@@ -46,6 +47,7 @@ pub(super) async fn of_sessions(
         | Method::DaemonDrain
         | Method::SessionSubscribe
         | Method::SessionUnsubscribe
+        | Method::SessionImport
         | Method::StoreBackup
         | Method::ToolList
         | Method::ToolCall

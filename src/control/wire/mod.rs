@@ -10,6 +10,7 @@ mod child;
 mod event;
 mod frame;
 mod guide;
+mod listing;
 mod method;
 mod schema;
 mod session;
@@ -32,17 +33,19 @@ pub use guide::{
     Amounts, BudgetRaised, BudgetReached, ContextCompacted, Feedback, Fork, ForkSession,
     ModelSwitched, PauseSession, Paused, Rate, SendMode,
 };
+pub use listing::{Agent, AgentList, Model, ModelList, OneTool, Prices, Tool, ToolList};
 pub use method::{
-    Agent, AgentList, CallTool, CreateSession, Done, Drain, DrainDone, EventPage, EventsOf, Gauge,
-    Hello, HelloAnswer, Limits, Method, Model, ModelList, OnSlow, OneTool, Prices, ReloadDone,
-    SendInput, Sent, Shutdown, Start, Status, Subscribe, Subscribed, Tool, ToolAnswer, ToolList,
-    Unsubscribe,
+    CallTool, CreateSession, Done, Drain, DrainDone, EventPage, EventsOf, Gauge, Hello,
+    HelloAnswer, Limits, Method, OnSlow, ReloadDone, SendInput, Sent, Shutdown, Start, Status,
+    Subscribe, Subscribed, ToolAnswer, Unsubscribe,
 };
 pub use schema::schema;
 pub use session::{
     Cancelled, DeleteSession, ListSessions, OneSession, Session, SessionAct, SessionList,
 };
-pub use store::{Backup, BackupDone, StoreProblem};
+pub use store::{
+    Backup, BackupDone, ExportSession, Exported, ImportDone, ImportSession, Piece, StoreProblem,
+};
 pub use stream::StreamItem;
 pub use why::{PlaceHolder, Reason, Why};
 
@@ -54,18 +57,5 @@ pub const STREAM_ITEM: &str = "stream.item";
 
 /// Milliseconds as RFC 3339 with milliseconds, UTC.
 pub(crate) fn rfc3339(at: crate::event::Timestamp) -> String {
-    let milliseconds = i64::try_from(at.0).unwrap_or(i64::MAX);
-    let moment = jiff::Timestamp::from_millisecond(milliseconds).unwrap_or(jiff::Timestamp::MAX);
-    format!("{moment:.3}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_has_milliseconds_and_says_utc() {
-        let at = crate::event::Timestamp(1_769_860_800_000);
-        assert_eq!(rfc3339(at), "2026-01-31T12:00:00.000Z");
-    }
+    at.rfc3339()
 }

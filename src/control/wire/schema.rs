@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 use crate::control::wire::{
     AgentList, ApprovalDecided, ApprovalRequested, Approve, Backup, BackupDone, BudgetRaised,
     BudgetReached, Budgets, CallTool, Cancelled, ChildStarted, ContextCompacted, CreateSession,
-    DeleteSession, Done, Drain, DrainDone, Event, EventPage, EventsOf, Feedback, ForkSession,
-    Hello, HelloAnswer, ListSessions, LlmRequest, LlmResponse, Method, ModelList, ModelSwitched,
-    Notification, OneSession, OneTool, PROTOCOL, PauseSession, Paused, Problem, Quarantined, Rate,
-    ReloadDone, Request, Response, SendInput, Sent, Session, SessionAct, SessionBudget,
-    SessionChange, SessionCreated, SessionList, Shutdown, Status, StreamItem, Subscribe,
-    Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult, TurnFinished, TurnStarted, Unsubscribe,
-    UserInput, Why, WorkerRestarted,
+    DeleteSession, Done, Drain, DrainDone, Event, EventPage, EventsOf, ExportSession, Exported,
+    Feedback, ForkSession, Hello, HelloAnswer, ImportDone, ImportSession, ListSessions, LlmRequest,
+    LlmResponse, Method, ModelList, ModelSwitched, Notification, OneSession, OneTool, PROTOCOL,
+    PauseSession, Paused, Problem, Quarantined, Rate, ReloadDone, Request, Response, SendInput,
+    Sent, Session, SessionAct, SessionBudget, SessionChange, SessionCreated, SessionList, Shutdown,
+    Status, StreamItem, Subscribe, Subscribed, ToolAnswer, ToolCall, ToolList, ToolResult,
+    TurnFinished, TurnStarted, Unsubscribe, UserInput, Why, WorkerRestarted,
 };
 
 /// Methods with what they take and give, events with what they carry, and all definitions.
@@ -78,6 +78,8 @@ fn of_method(generator: &mut SchemaGenerator, method: Method) -> Value {
         }
         Method::SessionDelete => pair!(generator, DeleteSession, Done),
         Method::SessionBudget => pair!(generator, SessionBudget, Budgets),
+        Method::SessionExport => pair!(generator, ExportSession, Exported),
+        Method::SessionImport => pair!(generator, ImportSession, ImportDone),
         Method::StoreBackup => pair!(generator, Backup, BackupDone),
         Method::ToolList => pair!(generator, Done, ToolList),
         Method::ToolCall => pair!(generator, CallTool, ToolAnswer),

@@ -40,6 +40,65 @@ pub struct StoreProblem {
     pub what: String,
 }
 
+/// Takes of `session.export`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExportSession {
+    /// Which session.
+    pub session: String,
+    /// The `next` of the page before; the session's beginning when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// What `session.export` gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Exported {
+    /// Whole lines; all pages one after the other are what `session.import` takes.
+    pub text: String,
+    /// There is more: ask again with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Takes of `session.import`: a piece of what was exported, cut anywhere. The pieces of one session
+/// go over one connection, each after the answer to the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportSession {
+    /// The piece.
+    pub text: String,
+    /// Which it is.
+    #[serde(default)]
+    pub piece: Piece,
+    /// With the first piece: the session keeps its id, and is refused when that exists.
+    #[serde(default)]
+    pub keep_id: bool,
+}
+
+/// Which piece of an import.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Piece {
+    /// It begins: an import that was under way on this connection is dropped.
+    First,
+    /// It goes on.
+    #[default]
+    Next,
+    /// It ends, and the session appears.
+    Last,
+}
+
+/// What `session.import` gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ImportDone {
+    /// The session, when the last piece was taken; durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Its events, without those that the import itself added.
+    pub events: u64,
+    /// Unfinished turns and waiting inputs that were ended.
+    pub ended: u32,
+}
+
 impl From<Copied> for BackupDone {
     fn from(copied: Copied) -> Self {
         Self {

@@ -120,6 +120,15 @@ fn holder(pid: Option<u32>) -> String {
     )
 }
 
+/// Whether a store of an earlier version becomes one of this version.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Migration {
+    /// It is going to be written.
+    Now,
+    /// It is only looked at.
+    Later,
+}
+
 /// Opens or creates.
 pub(super) fn open(settings: &StoreSettings, now: Timestamp) -> Result<SledEngine, OpenError> {
     let path = &settings.path;
@@ -130,7 +139,7 @@ pub(super) fn open(settings: &StoreSettings, now: Timestamp) -> Result<SledEngin
     }
     check_format(path)?;
     create_dir(path).map_err(wrong)?;
-    open_dir(path, settings, now)
+    open_dir(path, settings, (now, Migration::Now))
 }
 
 /// Opens what is there already.
@@ -145,13 +154,13 @@ pub(super) fn open_existing(path: &Path) -> Result<SledEngine, OpenError> {
         open_timeout_ms: CHECK_TIMEOUT_MS,
         ..StoreSettings::default()
     };
-    open_dir(path, &settings, Timestamp(0))
+    open_dir(path, &settings, (Timestamp(0), Migration::Later))
 }
 
 fn open_dir(
     path: &Path,
     settings: &StoreSettings,
-    now: Timestamp,
+    (now, migration): (Timestamp, Migration),
 ) -> Result<SledEngine, OpenError> {
     let wrong = |source| io_error(path, source);
     let lock = Lock::take(path).map_err(|error| match error {
@@ -163,7 +172,6 @@ fn open_dir(
     })?;
     // Again, now that nobody else can write it.
     check_format(path)?;
-    write_format(path).map_err(wrong)?;
     let log = path.join("log");
     create_dir(&log).map_err(wrong)?;
     remove_half_snapshots(&log).map_err(wrong)?;
@@ -173,6 +181,10 @@ fn open_dir(
     check_meta(path, &db, now)?;
     let mark = Mark::open(path).map_err(wrong)?;
     let commits = check_mark(path, &db, mark.read().map_err(wrong)?)?;
+    if migration == Migration::Now {
+        migrate(path, &db, &synced)?;
+        write_format(path).map_err(wrong)?;
+    }
     if is_new {
         sync(&db, &synced).map_err(|error| damaged(path, error.to_string()))?;
         sync_files(path, &log).map_err(wrong)?;
@@ -267,9 +279,39 @@ fn check_version(path: &Path, found: u32) -> Result<(), OpenError> {
     })
 }
 
+/// Makes a store of an earlier version one of this version: all that it needs, and then, when that is
+/// durable, the mark that says so. Broken off before, it begins anew at the next opening.
+///
+/// From 1 to 2 nothing but the mark changes: what version 1 wrote is read as it is.
+fn migrate(path: &Path, db: &Db, synced: &File) -> Result<(), OpenError> {
+    let wrong = |what: String| damaged(path, what);
+    let bytes = db
+        .get(key::META)
+        .map_err(|error| wrong(error.to_string()))?;
+    let meta = record::decode_meta(&bytes.unwrap_or_default());
+    let meta = meta.map_err(|damage| wrong(damage.to_string()))?;
+    if meta.store_version >= STORE_VERSION {
+        return Ok(());
+    }
+    tracing::info!(
+        from = meta.store_version,
+        to = STORE_VERSION,
+        "the store becomes one of a newer version"
+    );
+    let marked = Meta {
+        store_version: STORE_VERSION,
+        ..meta
+    };
+    db.insert(key::META, record::encode_meta(marked))
+        .map_err(|error| wrong(error.to_string()))?;
+    sync(db, synced).map_err(|error| wrong(error.to_string()))
+}
+
+/// Written last: whoever does not know this version is refused before sled is touched.
 fn write_format(path: &Path) -> io::Result<()> {
     let file = path.join(FORMAT_NAME);
-    if file.exists() && std::fs::metadata(&file)?.len() > 0 {
+    let text = format!("{FORMAT_WORD}{STORE_VERSION}\n");
+    if std::fs::read_to_string(&file).is_ok_and(|found| found == text) {
         return Ok(());
     }
     let mut file = std::fs::OpenOptions::new()
@@ -278,7 +320,7 @@ fn write_format(path: &Path) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(file)?;
-    writeln!(file, "{FORMAT_WORD}{STORE_VERSION}")?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
