@@ -19,6 +19,11 @@ impl Settings {
         applicable.log.clone_from(&running.log);
         applicable.watchdog.clone_from(&running.watchdog);
         applicable.redaction.clone_from(&running.redaction);
+        applicable.retention.clone_from(&running.retention);
+        for (name, tenant) in &mut applicable.tenants {
+            let running = running.tenants.get(name).cloned().unwrap_or_default();
+            tenant.retention = running.retention;
+        }
         applicable.limits.loading_sessions = running.limits.loading_sessions;
         applicable.sessions.call_timeout_ms = running.sessions.call_timeout_ms;
         applicable
@@ -91,9 +96,21 @@ mod tests {
         wanted.limits.running_turns += 1;
         wanted.store.cache_mb += 1;
         wanted.limits.loading_sessions += 1;
+        wanted.retention.keep += 1;
+        let tenant = wanted.tenants.entry("acme".to_owned()).or_default();
+        tenant.retention.keep = Some(7);
         let applied = wanted.applicable(&running);
-        assert_eq!(running.differences(&applied), ["limits.running_turns"]);
+        let done = running.differences(&applied);
+        assert_eq!(done, ["limits.running_turns", "tenants.acme"]);
         let waiting = applied.differences(&wanted);
-        assert_eq!(waiting, ["limits.loading_sessions", "store.cache_mb"]);
+        assert_eq!(
+            waiting,
+            [
+                "limits.loading_sessions",
+                "retention.keep",
+                "store.cache_mb",
+                "tenants.acme.retention.keep"
+            ]
+        );
     }
 }
