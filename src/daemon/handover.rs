@@ -3,16 +3,17 @@
 //! wait in its queue meanwhile; nobody is refused.
 //!
 //! Both ways are the service manager's: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, and descriptors
-//! from 3 on.
+//! from 3 on; at a restart from `LISTEN_FDS_FIRST_FD` on, because threads of this process may still be
+//! closing others.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use command_fds::{CommandFdExt, FdMapping};
 use listenfd::ListenFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use sd_notify::NotifyState;
 use tracing::{debug, info};
 
@@ -22,9 +23,6 @@ use crate::settings::Environment;
 const NAME: &str = "control";
 /// … and of one that is ours alone, and comes from the process before.
 const OWN: &str = "own";
-
-/// The first descriptor that is handed over.
-const FIRST: i32 = 3;
 
 /// A socket that was handed over to this process.
 #[derive(Debug)]
@@ -77,18 +75,15 @@ impl Successor {
             Kept::ByManager => NAME,
             Kept::ByNobody => OWN,
         };
-        let mut command = Command::new(&program);
-        command
+        let listener = OwnedFd::from(self.listener);
+        fcntl_setfd(&listener, FdFlags::empty()).context("failed to hand the control socket on")?;
+        let error = Command::new(&program)
             .args(words)
             .env("LISTEN_FDS", "1")
             .env("LISTEN_PID", std::process::id().to_string())
             .env("LISTEN_FDNAMES", name)
-            .fd_mappings(vec![FdMapping {
-                parent_fd: self.listener.into(),
-                child_fd: FIRST,
-            }])
-            .context("failed to hand the control socket on")?;
-        let error = command.exec();
+            .env("LISTEN_FDS_FIRST_FD", listener.into_raw_fd().to_string())
+            .exec();
         Err(error)
             .with_context(|| format!("failed to restart: {} cannot be run", program.display()))
     }
