@@ -65,15 +65,15 @@ pub enum Method {
     SessionImport,
     /// [`Backup`](crate::control::wire::Backup) → [`BackupDone`](crate::control::wire::BackupDone).
     StoreBackup,
-    /// Nothing → [`ToolList`].
+    /// Nothing → [`ToolList`](crate::control::wire::ToolList).
     ToolList,
     /// [`CallTool`] → [`ToolAnswer`].
     ToolCall,
-    /// [`OneTool`] → [`Done`].
+    /// [`OneTool`](crate::control::wire::OneTool) → [`Done`].
     ToolReset,
-    /// Nothing → [`AgentList`].
+    /// Nothing → [`AgentList`](crate::control::wire::AgentList).
     AgentList,
-    /// Nothing → [`ModelList`].
+    /// Nothing → [`ModelList`](crate::control::wire::ModelList).
     ModelList,
 }
 
