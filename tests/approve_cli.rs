@@ -8,31 +8,27 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/place.rs"]
+mod place;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
-use daemon::Daemon;
+use place::Place;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
-
-/// A folder with settings, and commands that use it. A daemon that they started is killed at the
-/// end.
-struct Place {
-    dir: tempfile::TempDir,
-}
 
 impl Place {
     /// A company whose only tool notes that it ran, and asks before.
     fn new(settings: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let place = Self::empty();
+        let at = |name: &str| place.path(name);
         std::fs::write(at("pay.sh"), "echo \"$1\" >> paid\nprintf paid\n").unwrap();
         std::fs::write(at("script.json"), script().to_string()).unwrap();
-        let folder = dir.path().display();
+        let folder = place.dir.path().display();
         let text = format!(
             r#"
 [metrics]
@@ -53,41 +49,7 @@ approval = "always"
 "#
         );
         std::fs::write(at("impresario.toml"), text).unwrap();
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
-        command
-            .env_clear()
-            .env("USER", "ann")
-            .current_dir(self.dir.path())
-            .arg("--config")
-            .arg(self.path("impresario.toml"))
-            .arg("--data")
-            .arg(self.path("data"))
-            .args(words);
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    /// What a command that goes well says.
-    fn says(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {err}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    fn start(&self) -> Daemon {
-        Daemon::start(&self.path("daemon.log"), || self.command(&[]))
+        place
     }
 
     /// The only call that waits.

@@ -8,32 +8,28 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/place.rs"]
+mod place;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use daemon::Daemon;
+use place::Place;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 
-/// A folder with settings, and a company whose tool `work` waits at a gate.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
+        let place = Self::empty();
+        let at = |name: &str| place.path(name);
         mknodat(CWD, at("gate"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
         let script = json!({"repeat": true, "answers": [
             {"pieces": [{"tool_calls": [{"tool": "work", "arguments": {}}]}]},
             {"pieces": [{"text": "That is settled."}]},
         ]});
         std::fs::write(at("script.json"), script.to_string()).unwrap();
-        let folder = dir.path().display();
+        let folder = place.dir.path().display();
         let text = format!(
             r#"
 [metrics]
@@ -52,37 +48,7 @@ description = "Works."
 "#
         );
         std::fs::write(at("impresario.toml"), text).unwrap();
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
-        command
-            .env_clear()
-            .env("USER", "ann")
-            .current_dir(self.dir.path())
-            .arg("--config")
-            .arg(self.path("impresario.toml"))
-            .arg("--data")
-            .arg(self.path("data"))
-            .args(words);
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    /// What a command that goes well says.
-    fn says(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}: {err}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        place
     }
 
     /// What a command that is refused says; gives its exit code too.
@@ -90,10 +56,6 @@ description = "Works."
         let output = self.run(words);
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), err)
-    }
-
-    fn start(&self) -> Daemon {
-        Daemon::start(&self.path("daemon.log"), || self.command(&[]))
     }
 
     /// Lets the tool go on that waits at the gate, or the next one.

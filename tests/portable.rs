@@ -11,15 +11,14 @@
 mod company;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/program.rs"]
+mod program;
 #[path = "store_support/mod.rs"]
 mod store_support;
 
-use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 
 use company::{Gate, Prop, Puppet, Stage, log, turn, within};
-use daemon::Daemon;
 use impresario::Impresario;
 use impresario::event::{
     EffectClass, Event, Fact, FinishReason, LlmRequest, LlmResponse, Outcome, Parent,
@@ -29,6 +28,7 @@ use impresario::fault::Code;
 use impresario::id::{CallId, Seq, SessionId, TurnId};
 use impresario::runtime::{Import, ImportAs, Imported};
 use impresario::store::{EventStore, MemoryStore, verify};
+use program::{run, says_well, serve};
 use store_support::{append, created, open, says, summary};
 
 async fn export(company: &Impresario, session: SessionId) -> String {
@@ -365,33 +365,9 @@ async fn an_import_that_a_crash_broke_off_is_gone_at_the_next_start() {
     assert_eq!((report.events, report.is_sound()), (1, true));
 }
 
-/// The program, with its data in this directory.
-fn impresario(data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
-    command
-        .env_clear()
-        .env("IMPRESARIO__METRICS__ENABLED", "false")
-        .current_dir(data.parent().unwrap())
-        .arg("--data")
-        .arg(data);
-    command
-}
-
-fn run(data: &Path, words: &[&str]) -> Output {
-    impresario(data).args(words).output().unwrap()
-}
-
-fn says_well(data: &Path, words: &[&str]) -> String {
-    let output = run(data, words);
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {err}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[test]
 fn a_session_is_exported_by_one_daemon_and_imported_by_another() {
     let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
-    let serve = |data: &Path| Daemon::start(&data.with_extension("log"), || impresario(data));
     let (there, here) = (dir.path().join("a"), dir.path().join("b"));
     let _daemons = [serve(&there), serve(&here)];
     says_well(&there, &["run", "What is 6 * 7?"]);

@@ -7,20 +7,20 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/program.rs"]
+mod program;
 #[path = "store_support/mod.rs"]
 mod store_support;
 
-use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 
-use daemon::Daemon;
 use impresario::clock::SystemClock;
 use impresario::event::Timestamp;
 use impresario::id::{Seq, SessionId};
 use impresario::store::{
     Append, CopyError, Damaged, EventStore, PageLimit, Status, compact, restore, verify,
 };
+use program::{run, says_well, serve};
 use store_support::{append_as, created, open, says, stores, whole_log};
 
 fn id(number: u128) -> SessionId {
@@ -287,33 +287,6 @@ async fn what_a_copy_that_was_broken_off_left_is_named_and_never_taken_for_a_sto
     assert!(!half.exists());
     assert!(verify(&into).unwrap().is_sound());
     store.close().await.unwrap();
-}
-
-/// The program, with its data in this directory.
-fn impresario(data: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_impresario"));
-    command
-        .env_clear()
-        .env("IMPRESARIO__METRICS__ENABLED", "false")
-        .current_dir(data.parent().unwrap())
-        .arg("--data")
-        .arg(data);
-    command
-}
-
-fn run(data: &Path, words: &[&str]) -> Output {
-    impresario(data).args(words).output().unwrap()
-}
-
-fn says_well(data: &Path, words: &[&str]) -> String {
-    let output = run(data, words);
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{words:?}: {err}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn serve(data: &Path) -> Daemon {
-    Daemon::start(&data.with_extension("log"), || impresario(data))
 }
 
 #[test]
