@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::event::{Compaction, Event, Fact, LlmResponse, Outcome, Purpose, RequestedCall};
 use crate::id::{CallId, Seq, TurnId};
 
-pub use size::{Cut, Size, Sizes};
+pub use size::{Cut, Size, Sizes, in_tokens};
 
 /// One entry of the conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

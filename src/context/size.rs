@@ -6,6 +6,15 @@ use super::{Asked, Conversation, Entry, Origin, SUM_UP, left_out};
 use crate::event::{LlmResponse, Outcome, RequestedCall};
 use crate::id::{Seq, TurnId};
 
+/// Characters of a token, about.
+const CHARACTERS: usize = 4;
+
+/// About how many tokens a text of so many characters has.
+#[must_use]
+pub const fn in_tokens(characters: usize) -> u64 {
+    characters.div_ceil(CHARACTERS) as u64
+}
+
 /// How long each entry of a conversation is.
 pub type Sizes = Conversation<Size>;
 

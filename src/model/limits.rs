@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::admission::{Claim, Lane, Place, Shares, Terms, Wait};
 use crate::breaker::{Breaker, BreakerPolicy, BreakerState, Pass, Refused};
 use crate::clock::Clock;
+use crate::context::in_tokens;
 use crate::event::Usage;
 use crate::id::SessionId;
 use crate::metric;
@@ -124,10 +125,8 @@ enum Gate {
 /// The pause after which a scout goes.
 type ScoutOf = u64;
 
-/// Characters of a token, about; only the reservation depends on it.
-const CHARACTERS: usize = 4;
-/// Tokens reserved for an answer whose length is not limited.
-const ANSWER: u32 = 1_000;
+/// Tokens that an answer is expected to have whose length is not limited.
+pub const ANSWER: u32 = 1_000;
 /// A pause that the provider did not put a time to.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that is obeyed.
@@ -426,7 +425,7 @@ fn estimate(request: &Request) -> u32 {
     let system = request.system.as_ref().map_or(0, String::len);
     let messages: usize = request.messages.iter().map(Message::characters).sum();
     let tools: usize = request.tools.iter().map(ToolDefinition::characters).sum();
-    let read = (system + messages + tools).div_ceil(CHARACTERS);
+    let read = in_tokens(system + messages + tools);
     let written = request.sampling.max_tokens.unwrap_or(ANSWER);
     u32::try_from(read)
         .unwrap_or(u32::MAX)

@@ -13,7 +13,7 @@ use crate::event::{Timestamp, Usage};
 use crate::id::SessionId;
 use crate::metric;
 use crate::model::kept::Answers;
-use crate::model::limits::Door;
+use crate::model::limits::{ANSWER, Door};
 use crate::model::{Model, Sampling};
 use crate::redact::Redactor;
 use crate::restart::Pace;
@@ -431,18 +431,16 @@ pub fn rules(settings: &SessionSettings) -> Rules {
     }
 }
 
-/// Tokens of an answer whose length is not limited.
-const ANSWER: u64 = 1_000;
-
 impl ModelEntry {
     /// What the core has to know of it.
     fn rule(&self) -> ModelRule {
         let answer = self.sampling.max_tokens.map(u64::from);
-        let most = self.context_tokens.map_or(ANSWER, |window| window / 4);
+        let usual = u64::from(ANSWER);
+        let most = self.context_tokens.map_or(usual, |window| window / 4);
         ModelRule {
             name: self.name.clone(),
             context_tokens: self.context_tokens,
-            answer_tokens: answer.unwrap_or_else(|| ANSWER.min(most)),
+            answer_tokens: answer.unwrap_or_else(|| usual.min(most)),
             prices: self.prices,
         }
     }

@@ -2,11 +2,8 @@
 
 use super::phase::Counted;
 use super::{Rules, State};
-use crate::context::Cut;
+use crate::context::{Cut, in_tokens};
 use crate::id::Seq;
-
-/// Characters of a token, about.
-const CHARACTERS: usize = 4;
 
 /// From characters of the conversation to tokens of a request.
 pub(super) struct Fit {
@@ -30,10 +27,6 @@ impl Fit {
         });
         estimate.max(counted)
     }
-}
-
-fn in_tokens(characters: usize) -> u64 {
-    characters.div_ceil(CHARACTERS) as u64
 }
 
 impl State {
