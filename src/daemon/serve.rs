@@ -4,9 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use rustix::process::{Resource, Rlimit, getpid, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use sd_notify::NotifyState;
 use tracing::{debug, error, info, warn};
 
@@ -54,14 +55,13 @@ pub enum End {
 /// Leaves the terminal of whoever started this process. Call it before any thread starts.
 ///
 /// # Errors
-/// When this process leads its group already.
+/// The system's.
 pub fn detach() -> Result<()> {
-    let leads = rustix::process::getsid(None).is_ok_and(|session| session == getpid());
-    // One that was started anew in its place has left it already.
-    if !leads {
-        rustix::process::setsid().context("failed to leave the terminal")?;
+    match rustix::process::setsid() {
+        // One that was started anew in its place has left it already: it leads its session.
+        Ok(_) | Err(Errno::PERM) => Ok(()),
+        Err(error) => Err(error).context("failed to leave the terminal"),
     }
-    Ok(())
 }
 
 /// Runs the daemon until it is told to stop or to restart, or its store fails.
