@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
@@ -34,11 +34,16 @@ use crate::store::{
 /// The queue holds so many bytes, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
 
+/// So many reads run at once; further ones wait. Without a bound, a burst of reads makes as many
+/// threads, which stay as long as there is a read now and then.
+const READS: usize = 8;
+
 /// A store: an engine with group commit around it. See [`crate::store::SledStore`] and
 /// [`crate::store::MemoryStore`].
 pub struct Committer<E: Engine> {
     shared: Arc<Shared<E>>,
     driver: Driver<E>,
+    reads: Arc<Semaphore>,
     is_closed: AtomicBool,
 }
 
@@ -86,6 +91,7 @@ impl<E: Engine> Committer<E> {
                 bytes,
                 writer: Mutex::new(Some(writer)),
             }),
+            reads: Arc::new(Semaphore::new(READS)),
             is_closed: AtomicBool::new(false),
         })
     }
@@ -100,6 +106,7 @@ impl<E: Engine> Committer<E> {
                 unsynced: Vec::new(),
             })),
             shared,
+            reads: Arc::new(Semaphore::new(READS)),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -170,11 +177,17 @@ impl<E: Engine> Committer<E> {
         if !E::BLOCKS {
             return std::future::ready(read(&self.shared)).boxed();
         }
-        let shared = Arc::clone(&self.shared);
-        let task = tokio::task::spawn_blocking(move || read(&shared));
-        // A panic inside the engine, or a runtime that stops.
-        task.map(|done| done.unwrap_or(Err(StoreError::Closed)))
-            .boxed()
+        async {
+            let place = Arc::clone(&self.reads).acquire_owned().await;
+            let shared = Arc::clone(&self.shared);
+            let task = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                read(&shared)
+            });
+            // A panic inside the engine, or a runtime that stops.
+            task.await.unwrap_or(Err(StoreError::Closed))
+        }
+        .boxed()
     }
 }
 
