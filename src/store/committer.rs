@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::event::{Event, Timestamp};
 use crate::id::{Seq, SessionId};
@@ -24,6 +24,7 @@ use crate::store::commit::{
     encode_events, encode_staged,
 };
 use crate::store::engine::Engine;
+use crate::store::readers::Readers;
 use crate::store::stages::{Stages, thread};
 use crate::store::writer::Writer;
 use crate::store::{
@@ -34,16 +35,11 @@ use crate::store::{
 /// The queue holds so many bytes, whatever their number.
 const QUEUE_BYTES: usize = 64 << 20;
 
-/// So many reads run at once; further ones wait. Without a bound, a burst of reads makes as many
-/// threads, which stay as long as there is a read now and then.
-const READS: usize = 8;
-
 /// A store: an engine with group commit around it. See [`crate::store::SledStore`] and
 /// [`crate::store::MemoryStore`].
 pub struct Committer<E: Engine> {
     shared: Arc<Shared<E>>,
     driver: Driver<E>,
-    reads: Arc<Semaphore>,
     is_closed: AtomicBool,
 }
 
@@ -57,6 +53,7 @@ struct Threads {
     queue: SyncSender<Request>,
     waiting: usize,
     bytes: Arc<AtomicUsize>,
+    readers: Readers,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -89,9 +86,9 @@ impl<E: Engine> Committer<E> {
                 queue,
                 waiting,
                 bytes,
+                readers: Readers::start()?,
                 writer: Mutex::new(Some(writer)),
             }),
-            reads: Arc::new(Semaphore::new(READS)),
             is_closed: AtomicBool::new(false),
         })
     }
@@ -106,7 +103,6 @@ impl<E: Engine> Committer<E> {
                 unsynced: Vec::new(),
             })),
             shared,
-            reads: Arc::new(Semaphore::new(READS)),
             is_closed: AtomicBool::new(false),
         }
     }
@@ -169,25 +165,16 @@ impl<E: Engine> Committer<E> {
             .boxed()
     }
 
-    /// Runs a read where it may wait for the disk.
+    /// Reads where it may wait for the disk.
     fn read_with<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared<E>) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, StoreError>> {
-        if !E::BLOCKS {
-            return std::future::ready(read(&self.shared)).boxed();
+        let shared = Arc::clone(&self.shared);
+        match &self.driver {
+            Driver::Threads(threads) => threads.readers.read(move || read(&shared)),
+            Driver::InPlace(_) => std::future::ready(read(&shared)).boxed(),
         }
-        async {
-            let place = Arc::clone(&self.reads).acquire_owned().await;
-            let shared = Arc::clone(&self.shared);
-            let task = tokio::task::spawn_blocking(move || {
-                let _place = place;
-                read(&shared)
-            });
-            // A panic inside the engine, or a runtime that stops.
-            task.await.unwrap_or(Err(StoreError::Closed))
-        }
-        .boxed()
     }
 }
 

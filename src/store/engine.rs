@@ -55,9 +55,6 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// An ordered map from bytes to bytes. Keys and values are small: at most 64 KiB.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
-    /// Whether reading may wait for a disk.
-    const BLOCKS: bool;
-
     /// Reads one value.
     ///
     /// # Errors

@@ -183,8 +183,6 @@ impl MemoryEngine {
 }
 
 impl Engine for MemoryEngine {
-    const BLOCKS: bool = false;
-
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(self.open()?.applied.get(key).cloned())
     }

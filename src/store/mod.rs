@@ -19,6 +19,7 @@ mod memory;
 mod payload;
 mod portable;
 mod reader;
+mod readers;
 mod record;
 mod sled_engine;
 mod snapshot;

@@ -95,8 +95,6 @@ impl SledEngine {
 }
 
 impl Engine for SledEngine {
-    const BLOCKS: bool = true;
-
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let found = self.db()?.get(key).map_err(failed)?;
         Ok(found.map(|value| value.to_vec()))
