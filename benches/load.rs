@@ -24,7 +24,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -79,6 +79,7 @@ async fn daemon(dir: &Path, call: Duration, limits: &str) -> Daemon {
 #[derive(Clone)]
 struct Guest {
     client: Client,
+    socket: PathBuf,
     tenant: &'static str,
 }
 
@@ -91,8 +92,10 @@ enum Outcome<T> {
 
 impl Guest {
     async fn come(daemon: &Daemon, tenant: &'static str) -> Self {
+        let socket = daemon.socket.clone();
         Self {
-            client: Client::connect(&daemon.socket).await.unwrap(),
+            client: Client::connect(&socket).await.unwrap(),
+            socket,
             tenant,
         }
     }
@@ -226,8 +229,10 @@ async fn live(guest: Guest, counted: Arc<Counted>, until: Instant) {
             session: session.clone(),
             ..Subscribe::default()
         };
-        // A reader that leaves without a word.
-        drop(guest.client.subscribe(subscribe).await.unwrap());
+        // A reader whose connection is lost.
+        let passing = Client::connect(&guest.socket).await.unwrap();
+        let items = passing.subscribe(subscribe).await.unwrap();
+        drop((passing, items));
         for _ in 0..fastrand::u32(1..4) {
             match guest.turn(&session).await {
                 Outcome::Granted(()) => counted.turns.fetch_add(1, Ordering::Relaxed),

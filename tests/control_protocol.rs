@@ -344,6 +344,27 @@ async fn a_turn_is_streamed_and_every_cursor_leads_to_the_rest_of_it() {
     house.close().await;
 }
 
+#[tokio::test]
+async fn items_that_are_dropped_end_their_subscription() {
+    let house = House::open(|_| {}).await;
+    let client = house.client().await;
+    let subscribe = Subscribe {
+        session: create(&client).await,
+        ..Subscribe::default()
+    };
+    let readers = async || {
+        let status: Status = client.call(Method::DaemonStatus, Done {}).await.unwrap();
+        status.readers
+    };
+    let items = client.subscribe(subscribe).await.unwrap();
+    assert_eq!(readers().await, 1);
+    drop(items);
+    tokio::time::timeout(LONG, async { while readers().await > 0 {} })
+        .await
+        .unwrap();
+    house.close().await;
+}
+
 async fn until_turn_finished(items: &mut impresario::control::client::Items) -> Vec<StreamItem> {
     let mut seen = Vec::new();
     let read = async {

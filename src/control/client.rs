@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -100,7 +100,7 @@ pub struct Client {
     _tasks: Arc<Tasks>,
 }
 
-/// Items of one session. Dropping it closes nothing; the connection does.
+/// Items of one session. Dropping it ends the subscription; the session goes on.
 #[derive(Debug)]
 pub struct Items {
     /// The subscription's name.
@@ -109,6 +109,8 @@ pub struct Items {
     pub cursor: String,
     items: mpsc::Receiver<StreamItem>,
     client: Client,
+    /// Neither side has ended it.
+    is_open: bool,
 }
 
 #[derive(Debug)]
@@ -176,7 +178,7 @@ impl Client {
             waiting: Mutex::default(),
             gone: CancellationToken::new(),
         });
-        let reader = clock::spawn(read_answers(read, shared.clone()));
+        let reader = clock::spawn(read_answers(read, shared.clone(), requests.clone()));
         let writer = clock::spawn(write_requests(write, lines));
         Self {
             shared,
@@ -271,6 +273,7 @@ impl Client {
                 cursor: subscribed.cursor,
                 items,
                 client: self.clone(),
+                is_open: true,
             }),
             Err(error) => {
                 self.shared.waiting().readers.remove(&name);
@@ -283,7 +286,9 @@ impl Client {
 impl Items {
     /// The next item; `None` when the connection is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<StreamItem> {
-        self.items.recv().await
+        let item = self.items.recv().await;
+        self.is_open &= !matches!(item, None | Some(StreamItem::End { .. }));
+        item
     }
 
     /// Ends the subscription; the session goes on.
@@ -291,6 +296,7 @@ impl Items {
     /// # Errors
     /// As [`Client::call`].
     pub async fn unsubscribe(mut self) -> Result<(), ClientError> {
+        self.is_open = false;
         self.items.close();
         let params = Unsubscribe {
             subscription: self.subscription.clone(),
@@ -300,9 +306,33 @@ impl Items {
     }
 }
 
+impl Drop for Items {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.items.close();
+            self.client
+                .shared
+                .leave(&self.client.requests, &self.subscription);
+        }
+    }
+}
+
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a subscription that nobody reads, without waiting for the answer. When too much waits to
+    /// be written, the subscription's next item finds nobody and tries again.
+    fn leave(&self, requests: &mpsc::Sender<String>, subscription: &str) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let params = json!(Unsubscribe {
+            subscription: subscription.to_owned(),
+        });
+        let request = Request::new(id, Method::SessionUnsubscribe.name(), params);
+        if requests.try_send(wire::line(&request)).is_ok() {
+            self.waiting().readers.remove(subscription);
+        }
     }
 }
 
@@ -338,14 +368,14 @@ async fn write_requests(mut write: OwnedWriteHalf, mut lines: mpsc::Receiver<Str
     }
 }
 
-async fn read_answers(read: OwnedReadHalf, shared: Arc<Shared>) {
+async fn read_answers(read: OwnedReadHalf, shared: Arc<Shared>, requests: mpsc::Sender<String>) {
     let mut lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_LINE));
     let mut said = None;
     while let Some(Ok(line)) = lines.next().await {
         if let Ok(response) = serde_json::from_str::<Response>(&line) {
             said = take_response(response, &shared).or(said);
         } else if let Ok(notification) = serde_json::from_str::<Notification>(&line) {
-            pass_on(notification, &shared).await;
+            pass_on(notification, &shared, &requests).await;
         }
     }
     let mut waiting = shared.waiting();
@@ -371,7 +401,7 @@ fn take_response(response: Response, shared: &Shared) -> Option<ErrorObject> {
     None
 }
 
-async fn pass_on(notification: Notification, shared: &Shared) {
+async fn pass_on(notification: Notification, shared: &Shared, requests: &mpsc::Sender<String>) {
     if notification.method != STREAM_ITEM {
         return;
     }
@@ -384,7 +414,10 @@ async fn pass_on(notification: Notification, shared: &Shared) {
         return;
     };
     let is_last = matches!(item, StreamItem::End { .. });
-    if reader.send(item).await.is_err() || is_last {
+    let is_read = reader.send(item).await.is_ok();
+    if is_last {
         shared.waiting().readers.remove(&name);
+    } else if !is_read {
+        shared.leave(requests, &name);
     }
 }
