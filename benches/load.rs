@@ -24,6 +24,7 @@
 
 mod support;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,9 @@ use impresario::control::wire::{
 };
 use serde_json::json;
 use support::{Daemon, Usage, at, cast, is_full, mib, ms, number, status};
+
+/// A guest of the soak keeps so many sessions for later.
+const KEPT: usize = 10;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -214,8 +218,10 @@ async fn soak() {
     report(&samples);
 }
 
-/// Begins sessions, takes a few turns, looks at them for a while, removes most of them.
+/// Begins sessions, takes a few turns, and removes them; a tenth of them only when as many again were
+/// kept, so that there are as many sessions after an hour as after a minute.
 async fn live(guest: Guest, counted: Arc<Counted>, until: Instant) {
+    let mut kept = VecDeque::new();
     while Instant::now() < until {
         let session = match guest.begin().await {
             Outcome::Granted(session) => session,
@@ -239,7 +245,13 @@ async fn live(guest: Guest, counted: Arc<Counted>, until: Instant) {
                 Outcome::Refused(_) => counted.refused.fetch_add(1, Ordering::Relaxed),
             };
         }
-        if fastrand::u32(0..10) > 0 {
+        let removed = if fastrand::u32(0..10) > 0 {
+            Some(session)
+        } else {
+            kept.push_back(session);
+            (kept.len() > KEPT).then(|| kept.pop_front()).flatten()
+        };
+        if let Some(session) = removed {
             guest.delete(session).await;
             counted.deleted.fetch_add(1, Ordering::Relaxed);
         }
