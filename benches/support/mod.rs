@@ -5,9 +5,12 @@
     clippy::allow_attributes,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "each benchmark uses its own part of this, and may fail loudly"
 )]
+
+pub(crate) mod provider;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -122,6 +125,8 @@ pub(crate) struct Usage {
     pub(crate) threads: u64,
     /// Open files; 0 where they may not be looked at.
     pub(crate) files: u64,
+    /// Processor time since its start.
+    pub(crate) cpu: Duration,
 }
 
 impl Usage {
@@ -134,11 +139,18 @@ impl Usage {
             number.and_then(|number| number.parse().ok()).unwrap_or(0)
         };
         let files = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name may hold spaces; after it come the state and then the numbers, in ticks of 10 ms
+        // (USER_HZ): see proc(5).
+        let (_, after_name) = stat.rsplit_once(')').unwrap_or_default();
+        let ticks = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.filter_map(|text| text.parse::<u64>().ok()).sum();
         Self {
             rss: field("VmRSS") * 1_024,
             peak: field("VmHWM") * 1_024,
             threads: field("Threads"),
             files: files.map_or(0, |files| files.count() as u64),
+            cpu: Duration::from_millis(ticks * 10),
         }
     }
 }
