@@ -33,7 +33,7 @@ pub async fn fork(
     for stored in inherited.iter().skip(1) {
         // It may hold what is known as a secret only by now.
         let event = stored.event();
-        copy.take(event.at, shared.redactor.fact(event.fact.clone()));
+        copy.take(event.at, shared.redactor.foreign_fact(event.fact.clone()));
     }
     drop(inherited);
     for fact in copy.turn.cut_off() {
