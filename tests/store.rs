@@ -13,7 +13,7 @@ use impresario::event::{Event, Timestamp};
 use impresario::id::Seq;
 use impresario::store::{
     Blame, EventStore, FailPoint, MAX_EVENT_BYTES, MemoryStore, PageLimit, Snapshot, Status,
-    StoreError, Unfinished,
+    StoreError, Summary, Unfinished,
 };
 use store_support::{append, append_as, created, dense, says, session, stores, summary, whole_log};
 
@@ -381,12 +381,69 @@ async fn without_room_appends_are_refused_and_go_on_when_room_is_made() {
         let refusal = refusal.unwrap_err();
         assert!(matches!(refusal, StoreError::Full { .. }), "{refusal}");
         assert_eq!(refusal.blame(), Blame::Passing);
+        // It is alive all the same: nobody has to end the process for it.
+        store.answers().await.unwrap();
         store.make_room();
         store
             .append(append(session(1), 0, vec![created()]))
             .await
             .unwrap();
     }
+}
+
+fn at_head(seq: u64) -> Summary {
+    Summary {
+        head: Seq::new(seq),
+        ..summary(Status::Idle)
+    }
+}
+
+#[tokio::test]
+async fn what_was_staged_is_taken_back_and_what_was_there_stays() {
+    let store = MemoryStore::new();
+    let event = |fact| Event {
+        seq: Seq::new(1),
+        at: Timestamp(1),
+        fact,
+    };
+    store
+        .append(append(session(1), 0, vec![created()]))
+        .await
+        .unwrap();
+    // As an import that is dropped while it waits to hear that the session exists.
+    let refused = store.stage(session(1), vec![event(created())]).await;
+    assert!(matches!(refused, Err(StoreError::Exists(_))));
+    store.unstage(session(1)).await.unwrap();
+    assert!(store.summary(session(1)).await.unwrap().is_some());
+    store
+        .stage(session(2), vec![event(created())])
+        .await
+        .unwrap();
+    store.unstage(session(2)).await.unwrap();
+    store
+        .stage(session(2), vec![event(created())])
+        .await
+        .unwrap();
+    store.publish(session(2), at_head(1)).await.unwrap();
+    store.unstage(session(2)).await.unwrap();
+    assert!(store.summary(session(2)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_session_from_elsewhere_is_seen_only_when_it_is_durable() {
+    let store = MemoryStore::new();
+    let event = Event {
+        seq: Seq::new(1),
+        at: Timestamp(1),
+        fact: created(),
+    };
+    store.stage(session(1), vec![event]).await.unwrap();
+    store.hold_sync();
+    let published = store.publish(session(1), at_head(1));
+    assert_eq!(store.summary(session(1)).await.unwrap(), None);
+    store.release_sync();
+    published.await.unwrap();
+    assert!(store.summary(session(1)).await.unwrap().is_some());
 }
 
 #[tokio::test]

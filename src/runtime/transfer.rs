@@ -265,7 +265,7 @@ impl Drop for Import {
     fn drop(&mut self) {
         if let Some(session) = self.id.filter(|_| self.is_staged) {
             // It is carried out without anybody waiting; else the next opening of the store does it.
-            drop(self.company.0.shared.store.delete(session));
+            drop(self.company.0.shared.store.unstage(session));
         }
     }
 }

@@ -55,22 +55,27 @@ pub(super) enum Change {
     Stage(Staged, Reply),
     Publish(SessionId, Box<Summary>, Reply),
     KeepSnapshot(SessionId, Snapshot, Reply),
+    Unstage(SessionId, Reply),
     Delete(SessionId, Reply),
+    /// Changes nothing; the answer is a sign of life.
+    Nothing(Reply),
 }
 
 impl Request {
     /// Bytes that it takes up in the queue.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Append(append, _) => append.bytes,
             Self::Change(Change::Stage(staged, _)) => staged.bytes,
+            Self::Change(Change::KeepSnapshot(_, snapshot, _)) => snapshot.bytes.len(),
             Self::Change(
                 Change::CountRecoveries(..)
                 | Change::ForgetRecoveries(..)
                 | Change::SetQuarantine(..)
                 | Change::Publish(..)
-                | Change::KeepSnapshot(..)
-                | Change::Delete(..),
+                | Change::Unstage(..)
+                | Change::Delete(..)
+                | Change::Nothing(..),
             )
             | Self::Close(_) => 0,
         }
@@ -88,7 +93,9 @@ impl Request {
                 | Change::Stage(_, reply)
                 | Change::Publish(_, _, reply)
                 | Change::KeepSnapshot(_, _, reply)
-                | Change::Delete(_, reply),
+                | Change::Unstage(_, reply)
+                | Change::Delete(_, reply)
+                | Change::Nothing(reply),
             ) => reply(Err(error)),
         }
     }

@@ -294,7 +294,10 @@ impl<E: Engine> EventStore for Committer<E> {
         session: SessionId,
         snapshot: Snapshot,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.ask(|reply| Change::KeepSnapshot(session, snapshot, reply))
+        let bytes = snapshot.bytes.len();
+        self.ask_with(bytes, |reply| {
+            Change::KeepSnapshot(session, snapshot, reply)
+        })
     }
 
     fn snapshot(&self, session: SessionId) -> BoxFuture<'_, Result<Option<Snapshot>, StoreError>> {
@@ -354,6 +357,10 @@ impl<E: Engine> EventStore for Committer<E> {
         self.ask(|reply| Change::Publish(session, Box::new(summary), reply))
     }
 
+    fn unstage(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(|reply| Change::Unstage(session, reply))
+    }
+
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.ask(|reply| Change::Delete(session, reply))
     }
@@ -367,6 +374,10 @@ impl<E: Engine> EventStore for Committer<E> {
             Err(error) => Err(CopyError::Engine(error.to_string())),
         })
         .boxed()
+    }
+
+    fn answers(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.ask(Change::Nothing)
     }
 
     fn poisoned(&self) -> BoxFuture<'static, String> {

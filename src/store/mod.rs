@@ -450,7 +450,7 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
 
     /// Writes events of a session that comes from elsewhere and does not exist here, in order; the
     /// first call has its first event. Nobody sees them before [`EventStore::publish`]; what is not
-    /// published is removed by [`EventStore::delete`], or at the next opening.
+    /// published is removed by [`EventStore::unstage`], or at the next opening.
     fn stage(
         &self,
         session: SessionId,
@@ -464,6 +464,10 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
         summary: Summary,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Removes what was staged and is not published; nothing of a session that is there. Durable when
+    /// it resolves.
+    fn unstage(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Removes the session's log and summary. Durable when it resolves.
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>>;
 
@@ -471,6 +475,12 @@ pub trait EventStore: Send + Sync + fmt::Debug + 'static {
     /// `into`, which must be empty or not exist. Durable and checked when it resolves. Appends go
     /// on meanwhile. Cancellation: the copy is finished all the same.
     fn backup(&self, into: PathBuf, now: Timestamp) -> BoxFuture<'_, Result<Copied, CopyError>>;
+
+    /// Asks whoever writes, and whoever syncs, for a sign of life. Nothing is written.
+    ///
+    /// # Errors
+    /// [`StoreError::Poisoned`], [`StoreError::Closed`]; [`StoreError::Busy`] when the queue is full.
+    fn answers(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Resolves once, with the reason, when the store can no longer be trusted.
     fn poisoned(&self) -> BoxFuture<'static, String>;

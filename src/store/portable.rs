@@ -4,7 +4,7 @@
 //! Called by the runtime's export and import. Pure: never reads or writes a store.
 //!
 //! An event's `data` is its record, in the names of the disk's own types: everything is there, and
-//! reads back as the very same fact. `tests/formats/session-v1.jsonl` is the witness.
+//! reads back as the very same fact. `tests/formats/store-v1/` has the witnesses.
 
 use std::fmt;
 use std::str::FromStr;

@@ -142,6 +142,14 @@ impl EventStore for Library {
         self.inner.quarantine(session)
     }
 
+    fn unstage(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.unstage(session)
+    }
+
+    fn answers(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.answers()
+    }
+
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
         self.inner.delete(session)
     }

@@ -3,9 +3,10 @@
 //! Called by the writer alone, in the order in which they were asked for.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::id::{Seq, SessionId};
-use crate::store::commit::{Applied, Change, Owes, Reply, Staged};
+use crate::store::commit::{Applied, Change, Owes, Reply, Staged, Touched};
 use crate::store::engine::{Engine, Walk, Write};
 use crate::store::writer::Writer;
 use crate::store::{Snapshot, StoreError, Summary, Unfinished, key, payload, record, snapshot};
@@ -46,9 +47,20 @@ impl<E: Engine> Writer<E> {
                 finish(done, reply, out);
             }
             Change::Publish(session, summary, reply) => {
-                let done = self.publish(session, &summary);
+                let summary = Arc::from(summary);
+                match self.publish(session, &summary) {
+                    Ok(()) => out(Applied {
+                        replies: vec![reply],
+                        sessions: vec![(session, summary)],
+                    }),
+                    Err(error) => reply(Err(error)),
+                }
+            }
+            Change::Unstage(session, reply) => {
+                let done = self.unstage(session);
                 finish(done, reply, out);
             }
+            Change::Nothing(reply) => out(applied(reply)),
             Change::Delete(session, reply) => {
                 let done = self.delete(session);
                 finish(done, reply, out);
@@ -145,7 +157,7 @@ impl<E: Engine> Writer<E> {
     }
 
     /// Takes the mark away and gives the session its summary.
-    fn publish(&mut self, session: SessionId, summary: &Summary) -> Result<(), StoreError> {
+    fn publish(&mut self, session: SessionId, summary: &Arc<Summary>) -> Result<(), StoreError> {
         let mark = key::deleted(session);
         if !self.is_there(session, &mark)? {
             return Err(StoreError::NotFound(session));
@@ -159,7 +171,17 @@ impl<E: Engine> Writer<E> {
             writes.push(Write::Put(key, value));
         }
         self.heads.remove(&session);
+        let shown = (None, Arc::clone(summary));
+        self.shared.hide(&Touched::from([(session, shown)]));
         self.write(writes)
+    }
+
+    /// What is published, or was never staged, stays.
+    fn unstage(&mut self, session: SessionId) -> Result<(), StoreError> {
+        match self.is_there(session, &key::deleted(session))? {
+            true => self.delete(session),
+            false => Ok(()),
+        }
     }
 
     /// Marks the session first, so that a delete which was broken off goes on at the next opening.
