@@ -176,6 +176,42 @@ async fn a_reader_in_mid_stream_sees_every_byte_once_over_a_restart_and_nobody_i
 }
 
 #[tokio::test]
+async fn a_restart_that_would_fail_is_refused_and_the_daemon_goes_on() {
+    let mut stage = stage("");
+    let client = stage.start().await;
+    set(&stage, "[agents.second]\nmodel = \"nobody\"");
+    let at_once = Drain {
+        deadline_ms: Some(1_000),
+    };
+    let refused = client.call::<Done>(Method::DaemonRestart, at_once).await;
+    let refusal = refused.unwrap_err().to_string();
+    assert!(refusal.contains("agents.second.model"), "{refusal}");
+    assert!(refusal.contains("goes on"), "{refusal}");
+    assert!(!status(&client).await.draining);
+}
+
+#[tokio::test]
+async fn a_restart_moves_the_socket_to_where_the_settings_have_it_now() {
+    let mut stage = stage("");
+    let client = stage.start().await;
+    let former = stage.path("data/control.sock");
+    let wanted = stage.path("other.sock");
+    set(
+        &stage,
+        &format!("control.socket = {:?}", wanted.display().to_string()),
+    );
+    let at_once = Drain {
+        deadline_ms: Some(1_000),
+    };
+    let Done {} = client.call(Method::DaemonRestart, at_once).await.unwrap();
+    until(async || Client::connect(&wanted).await.is_ok()).await;
+    assert!(!former.exists());
+    let client = Client::connect(&wanted).await.unwrap();
+    let Done {} = client.call(Method::DaemonShutdown, Done {}).await.unwrap();
+    until(async || !wanted.exists()).await;
+}
+
+#[tokio::test]
 async fn a_drained_daemon_answers_and_says_what_it_does() {
     let mut stage = stage("");
     let client = stage.start().await;

@@ -52,9 +52,7 @@ pub(super) async fn call(
         Method::DaemonHello => with(request, |params| hello(&params)),
         Method::DaemonStatus => told(Ok(status(connection))),
         Method::DaemonShutdown => with(request, |params| shutdown(connection, params)),
-        Method::DaemonRestart => with(request, |params| {
-            order(connection, Order::Restart(params)).map(|()| Done {})
-        }),
+        Method::DaemonRestart => told(restart(connection, request.params()?).await),
         Method::DaemonReload => told(reload(connection).await),
         Method::DaemonDrain => told(Ok(drain(company, &request.params()?).await)),
         Method::SessionSubscribe => subscribe(connection, request).await,
@@ -189,6 +187,13 @@ async fn drain(company: &Impresario, params: &Drain) -> DrainDone {
 
 fn names(sessions: &[SessionId]) -> Vec<String> {
     sessions.iter().map(ToString::to_string).collect()
+}
+
+async fn restart(connection: &Connection, params: Drain) -> Result<Done, Fault> {
+    let (answer, answered) = oneshot::channel();
+    order(connection, Order::Restart(params, answer))?;
+    answered.await.map_err(|_| stopping())??;
+    Ok(Done {})
 }
 
 async fn reload(connection: &Connection) -> Result<ReloadDone, Fault> {

@@ -115,8 +115,8 @@ pub struct Serving {
 pub enum Order {
     /// Stop.
     Stop(Shutdown),
-    /// Drain, and begin anew in the same process.
-    Restart(Drain),
+    /// Drain, and begin anew in the same process, if a new start would succeed.
+    Restart(Drain, oneshot::Sender<Result<(), Fault>>),
     /// Read the settings again.
     Reload(oneshot::Sender<Result<Reloaded, Fault>>),
 }
@@ -177,6 +177,12 @@ impl Server {
             .and_then(|()| UnixListener::from_std(listener))
             .map_err(|source| failed(&path, source))?;
         Ok(Self { listener, options })
+    }
+
+    /// Where callers find the socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.options.settings.socket
     }
 
     /// The socket.

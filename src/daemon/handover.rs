@@ -9,6 +9,7 @@
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -87,6 +88,33 @@ impl Successor {
         Err(error)
             .with_context(|| format!("failed to restart: {} cannot be run", program.display()))
     }
+}
+
+/// Where callers find this socket; none when it has no name in the file system.
+pub(super) fn path_of(listener: &UnixListener) -> Option<PathBuf> {
+    let address = listener.local_addr().ok()?;
+    Some(address.as_pathname()?.to_owned())
+}
+
+/// Takes a socket away from where callers look for it.
+pub(super) fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        debug!(%error, path = %path.display(), "failed to remove a control socket");
+    }
+}
+
+/// Whether there is a program to restart.
+///
+/// # Errors
+/// Says where it is looked for.
+pub(super) fn check_program() -> Result<()> {
+    let program = PathBuf::from(std::env::args_os().next().unwrap_or_default());
+    // A bare name is looked for in PATH when the time comes.
+    if program.components().count() > 1 {
+        let found = std::fs::metadata(&program);
+        found.with_context(|| format!("the program {} cannot be found", program.display()))?;
+    }
+    Ok(())
 }
 
 /// Has the service manager keep the socket over a restart, when there is one.

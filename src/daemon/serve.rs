@@ -107,6 +107,7 @@ pub async fn serve(start: Start) -> Result<End> {
             return Err(refusal.into());
         }
     };
+    let socket = server.path().to_owned();
     let silence = Some(settings.watchdog.silence_ms).filter(|silence| *silence > 0);
     let daemon = Daemon {
         watchdog: Watchdog::start(&company, silence.map(Duration::from_millis))?,
@@ -121,7 +122,7 @@ pub async fn serve(start: Start) -> Result<End> {
         signals,
     };
     info!(
-        socket = %settings.control.socket.display(),
+        socket = %socket.display(),
         metrics = metrics.map(tracing::field::display),
         "ready"
     );
@@ -130,9 +131,28 @@ pub async fn serve(start: Start) -> Result<End> {
 }
 
 /// The socket that was handed over, or one of our own, which the service manager may keep.
-async fn open(inherited: Option<Inherited>, options: Options) -> Result<(Server, Kept), BindError> {
+async fn open(
+    inherited: Option<Inherited>,
+    mut options: Options,
+) -> Result<(Server, Kept), BindError> {
     if let Some(Inherited { listener, kept }) = inherited {
-        return Ok((Server::adopt(listener, options)?, kept));
+        let has = handover::path_of(&listener);
+        match has.filter(|path| *path != options.settings.socket) {
+            None => return Ok((Server::adopt(listener, options)?, kept)),
+            Some(path) if kept == Kept::ByManager => {
+                warn!(
+                    socket = %path.display(),
+                    "the service manager's socket is not where control.socket is; callers find the daemon at the manager's"
+                );
+                options.settings.socket = path;
+                return Ok((Server::adopt(listener, options)?, kept));
+            }
+            // The settings have another one by now.
+            Some(path) => {
+                drop(listener);
+                handover::remove(&path);
+            }
+        }
     }
     let server = Server::bind(options).await?;
     let kept = handover::store(&server.as_fd());
@@ -204,7 +224,14 @@ impl Daemon {
                         info!(grace_ms = grace.as_millis(), "stopping because a client asked");
                         return Reason::Stop(grace);
                     }
-                    Order::Restart(drain) => {
+                    Order::Restart(drain, answer) => {
+                        let checked = self.reloader.check(&self.company);
+                        let goes_on = checked.is_err();
+                        // A client that has left has its restart all the same.
+                        let _left = answer.send(checked);
+                        if goes_on {
+                            continue;
+                        }
                         let deadline = drain.deadline_ms.map_or(grace, Duration::from_millis);
                         info!(deadline_ms = deadline.as_millis(), "restarting because a client asked");
                         return Reason::Restart(deadline);
@@ -246,7 +273,8 @@ impl Daemon {
                         return Reason::Stop(shutdown.grace_ms.map_or(grace, Duration::from_millis));
                     }
                     // It restarts already, and reads its settings then.
-                    Order::Restart(_) | Order::Reload(_) => {}
+                    Order::Restart(_, answer) => drop(answer.send(Ok(()))),
+                    Order::Reload(_) => {}
                 },
                 reason = self.company.failed() => return Reason::Failed(reason),
             }
@@ -268,13 +296,29 @@ impl Daemon {
             rest(&self.company, grace).await;
             in_time("say_goodbye", grace / 20, self.serving.say_goodbye()).await;
         };
-        tokio::select! {
-            biased;
-            () = stopped => {}
-            signal = self.signals.stop() => {
-                warn!(signal, "stopped at once; what was unfinished goes on at the next start");
-                return End::Exit(Exit::Hurried);
+        tokio::pin!(stopped);
+        let mut restarts = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stopped => break,
+                signal = self.signals.stop() => {
+                    if !restarts {
+                        warn!(signal, "stopped at once; what was unfinished goes on at the next start");
+                        return End::Exit(Exit::Hurried);
+                    }
+                    info!(signal, "stopping instead of restarting");
+                    restarts = false;
+                }
             }
+        }
+        if !restarts {
+            drop(listener);
+            if self.kept == Kept::ByNobody {
+                self.serving.remove_socket();
+            }
+            info!("stopped");
+            return End::Exit(Exit::Ok);
         }
         info!("restarting");
         End::Restart(Successor {

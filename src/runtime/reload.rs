@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::parts::{Before, Parts, Source};
 use super::{Impresario, StartError, secrets};
+use crate::session::cast::Cast;
 use crate::settings::{Environment, Settings};
 
 /// What a reload begins with.
@@ -64,19 +65,10 @@ impl Impresario {
             .standing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let running = standing.source.settings.clone();
-        let wanted = standing.names.checked(settings, &running);
-        let source = Source::new(wanted.applicable(&running), environment.clone());
-        let before = self.0.shared.cast();
-        let parts = Parts::from_source(
-            &source,
-            Some(Before {
-                source: &standing.source,
-                cast: &before,
-            }),
-        )?;
-        let parts = parts.under(&standing.own);
-        let cast = parts.cast(&source.settings, &before, &self.0.shared.clock)?;
+        let running = &standing.source.settings;
+        let wanted = standing.names.checked(settings, running);
+        let source = Source::new(wanted.applicable(running), environment.clone());
+        let cast = self.made(&standing, &source)?;
         self.keep_secret(&mut standing.secrets, &source)?;
         self.0.shared.recast(cast);
         let reloaded = Reloaded {
@@ -91,6 +83,36 @@ impl Impresario {
             "reloaded"
         );
         Ok(reloaded)
+    }
+
+    /// Whether a company would start by these settings: its agents, models and tools are made, as far
+    /// as they are others than now, and let go. Nothing changes.
+    ///
+    /// # Errors
+    /// [`StartError`] says everything that is wrong.
+    pub fn check(&self, settings: &Settings, environment: &Environment) -> Result<(), StartError> {
+        let standing = self
+            .0
+            .standing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let wanted = standing.names.checked(settings, &standing.source.settings);
+        let source = Source::new(wanted, environment.clone());
+        self.made(&standing, &source).map(drop)
+    }
+
+    /// What these settings lead to.
+    fn made(&self, standing: &Standing, source: &Source) -> Result<Cast, StartError> {
+        let before = self.0.shared.cast();
+        let parts = Parts::from_source(
+            source,
+            Some(Before {
+                source: &standing.source,
+                cast: &before,
+            }),
+        )?;
+        let parts = parts.under(&standing.own);
+        parts.cast(&source.settings, &before, &self.0.shared.clock)
     }
 
     /// Takes secrets out from now on that the settings lead to.
