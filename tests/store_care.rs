@@ -298,6 +298,15 @@ fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
     let session = says_well(&data, &["new"]).trim().to_owned();
     says_well(&data, &["close", &session]);
     let backup = dir.path().join("backup");
+    let nobody = run(
+        &dir.path().join("nothing"),
+        &["backup", backup.to_str().unwrap()],
+    );
+    let refusal = String::from_utf8_lossy(&nobody.stderr);
+    assert!(
+        refusal.contains("no store in") && refusal.contains("--data"),
+        "{refusal}"
+    );
     let said = says_well(&data, &["backup", backup.to_str().unwrap()]);
     assert!(said.starts_with("2 sessions, "), "{said}");
     assert!(said.contains("no problem was found"), "{said}");

@@ -81,11 +81,12 @@ impl Follow {
 
     /// The next item; `None` after the end of the stream. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<StreamItem>> {
-        if let Some(item) = self.pending.pop_front() {
-            return Ok(Some(self.passed(item)));
-        }
         loop {
-            match self.items.next().await {
+            let item = match self.pending.pop_front() {
+                Some(item) => Some(item),
+                None => self.items.next().await,
+            };
+            match item {
                 Some(StreamItem::End { reason, .. }) if reason == "slow" || reason == "lost" => {
                     self.come_back().await?;
                 }
@@ -171,6 +172,8 @@ impl Follow {
     async fn subscribe_again(&mut self, subscribe: Subscribe) -> Result<()> {
         let client = self.access.client().await?;
         self.items = client.subscribe(subscribe).await?;
+        // What was read and not passed comes again.
+        self.pending.clear();
         self.client = client;
         Ok(())
     }

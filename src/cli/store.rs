@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::args::{Finished, Retention, Store};
 use crate::cli::screen::{Screen, Style};
@@ -15,7 +15,7 @@ use crate::control::wire::{
 };
 use crate::daemon::Exit;
 use crate::settings::Settings;
-use crate::store::{self, Damaged};
+use crate::store::{self, CopyError, Damaged};
 
 /// A large store takes its time.
 const COPY_TIME: Duration = Duration::from_secs(24 * 3_600);
@@ -81,7 +81,16 @@ async fn backup(into: PathBuf, settings: &Settings, screen: &mut Screen) -> Resu
         Err(ClientError::NoDaemon(_)) => {
             let data = settings.store.path.clone();
             let copy = move || store::restore(&data, &into, Damaged::Taken, &SystemClock::new());
-            let copied = tokio::task::spawn_blocking(copy).await??;
+            let copied = tokio::task::spawn_blocking(copy).await?;
+            let copied = copied.map_err(|error| {
+                let CopyError::NoBackup(data) = &error else {
+                    return error.into();
+                };
+                anyhow!(
+                    "failed to back up: there is no store in {}; name its directory with `--data DIR`",
+                    data.display()
+                )
+            })?;
             return told(&copied.into(), screen);
         }
         Err(other) => return Err(other.into()),
@@ -167,9 +176,18 @@ pub(super) async fn gc(client: &Client, screen: &mut Screen, rule: Retention) ->
             let deleted: Result<Done, _> = client.call(Method::SessionDelete, params).await;
             match deleted {
                 Ok(Done {}) => {}
-                Err(ClientError::Refused(refusal)) if refusal.name() == "conflict" => {
-                    // Somebody needs it after all.
-                    screen.note(&format!("{} stays: it was used meanwhile", session.session))?;
+                Err(ClientError::Refused(refusal)) => {
+                    let id = &session.session;
+                    match refusal.name() {
+                        // Somebody needs it after all.
+                        "conflict" => screen.note(&format!("{id} stays: it was used meanwhile"))?,
+                        // Somebody else deleted it.
+                        "not_found" => {}
+                        "overloaded" => screen.note(&format!(
+                            "{id} stays: there is too much to do; run `impresario gc` again"
+                        ))?,
+                        _ => return Err(ClientError::Refused(refusal).into()),
+                    }
                     continue;
                 }
                 Err(other) => return Err(other.into()),
