@@ -290,6 +290,20 @@ async fn what_a_copy_that_was_broken_off_left_is_named_and_never_taken_for_a_sto
 }
 
 #[test]
+fn a_backup_of_nothing_says_where_it_looked() {
+    let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
+    let into = dir.path().join("backup");
+    let words = ["backup", into.to_str().unwrap()];
+    let nobody = run(&dir.path().join("nothing"), &words);
+    let refusal = String::from_utf8_lossy(&nobody.stderr);
+    assert!(
+        refusal.contains("no store in") && refusal.contains("--data"),
+        "{refusal}"
+    );
+    assert!(!into.exists());
+}
+
+#[test]
 fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
     let dir = tempfile::Builder::new().prefix("imp").tempdir().unwrap();
     let data = dir.path().join("data");
@@ -298,15 +312,6 @@ fn a_backup_by_a_running_daemon_is_restored_and_goes_on_elsewhere() {
     let session = says_well(&data, &["new"]).trim().to_owned();
     says_well(&data, &["close", &session]);
     let backup = dir.path().join("backup");
-    let nobody = run(
-        &dir.path().join("nothing"),
-        &["backup", backup.to_str().unwrap()],
-    );
-    let refusal = String::from_utf8_lossy(&nobody.stderr);
-    assert!(
-        refusal.contains("no store in") && refusal.contains("--data"),
-        "{refusal}"
-    );
     let said = says_well(&data, &["backup", backup.to_str().unwrap()]);
     assert!(said.starts_with("2 sessions, "), "{said}");
     assert!(said.contains("no problem was found"), "{said}");
