@@ -238,6 +238,7 @@ impl State {
         let input = match self.recover.take() {
             Some(reason) => Input::Recover {
                 reason: reason.to_owned(),
+                upto: self.born_at,
             },
             None => Input::Place,
         };

@@ -78,7 +78,7 @@ impl State {
             Input::Cancel => self.cancel(),
             Input::Recall { by } => self.recall(by),
             Input::Sever => self.sever(),
-            Input::Recover { reason } => self.recover(&reason, at, rules),
+            Input::Recover { reason, upto } => self.recover((&reason, upto), at, rules),
             Input::Quarantine { .. } if self.quarantined => Err(Refusal::NoChange),
             Input::Quarantine { reason } => Ok(vec![Fact::Quarantined { reason }]),
             Input::Release { by } if self.quarantined => Ok(vec![Fact::Released { by }]),
@@ -317,13 +317,19 @@ impl State {
         ])
     }
 
-    fn recover(&self, reason: &str, at: Timestamp, rules: &Rules) -> Result<Vec<Fact>, Refusal> {
+    /// What was running when the log ended with `upto` is not running any more.
+    fn recover(
+        &self,
+        (reason, upto): (&str, Seq),
+        at: Timestamp,
+        rules: &Rules,
+    ) -> Result<Vec<Fact>, Refusal> {
         if self.quarantined {
             return Err(Refusal::Quarantined);
         }
         let mut facts: Vec<Fact> = self
             .open_calls()
-            .filter(|open| open.may_run())
+            .filter(|open| open.may_run() && open.owed_by <= upto)
             .map(|open| {
                 if open.effect.may_run_again() {
                     outcome::restarted(open, reason, Cause::Interrupted)
@@ -332,7 +338,7 @@ impl State {
                 }
             })
             .collect();
-        if let Some(asking) = self.asking_now() {
+        if let Some(asking) = self.asking_now().filter(|asking| asking.of <= upto) {
             facts.extend(self.interrupted(&asking, reason, at, rules));
         }
         // A log that was cut between two facts of one write may end before a consequence.

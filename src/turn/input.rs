@@ -61,6 +61,8 @@ pub enum Input {
     Recover {
         /// Why it was rebuilt.
         reason: String,
+        /// Its last event then: what a later one asks for has not begun.
+        upto: Seq,
     },
     /// It is to be set aside.
     Quarantine {

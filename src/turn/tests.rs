@@ -15,6 +15,9 @@ use crate::model::Request;
 use crate::model::rules::{check_anthropic, check_openai};
 use crate::settings::{Compacting, OnUnknown};
 
+/// After it nothing has happened.
+const EVERYTHING: Seq = Seq::new(u64::MAX);
+
 /// Room for 1,600 characters; the conversation of a long game has more.
 fn model(name: &str) -> ModelRule {
     ModelRule {
@@ -122,6 +125,7 @@ impl World {
                 0 => Input::Cancel,
                 1 => Input::Recover {
                     reason: "the daemon ended".into(),
+                    upto: EVERYTHING,
                 },
                 2 if dice.pick.is_multiple_of(4) => Input::Quarantine {
                     reason: "defect".into(),
@@ -350,7 +354,7 @@ proptest! {
         for cut in 1..=whole.log.len() {
             let before = State::from_events(&whole.log[..cut]);
             let mut world = World { state: before.clone(), log: whole.log[..cut].to_vec(), now: whole.now, compacting: whole.compacting };
-            let refused = world.give(Input::Recover { reason: "killed".into() }).is_err();
+            let refused = world.give(Input::Recover { reason: "killed".into(), upto: EVERYTHING }).is_err();
             for owed in before.owed() {
                 if let Owed::Approval { of, .. } = owed {
                     prop_assert_eq!(world.state.open_call(of), before.open_call(of));
@@ -380,7 +384,7 @@ proptest! {
     fn whatever_happened_a_kind_world_brings_every_turn_to_its_end(game in games()) {
         let mut world = play(&game);
         let _maybe_not_set_aside = world.give(Input::Release { by: None });
-        let _maybe_nothing = world.give(Input::Recover { reason: "killed".into() });
+        let _maybe_nothing = world.give(Input::Recover { reason: "killed".into(), upto: EVERYTHING });
         let _maybe_not_paused = world.give(Input::Resume { by: None });
         for _ in 0..1_000 {
             match world.state.owed().first() {
@@ -666,6 +670,7 @@ fn a_paused_turn_ends_its_step_and_goes_on_where_it_was() {
     assert!(world.state.rests());
     let recover = Input::Recover {
         reason: "the daemon was restarted".into(),
+        upto: EVERYTHING,
     };
     assert_eq!(world.give(recover), Err(Refusal::NoChange));
     let before = world.state.head();
@@ -697,6 +702,7 @@ fn a_paused_session_tries_its_model_again_only_when_it_goes_on() {
     let recover = |world: &mut World| {
         world.give(Input::Recover {
             reason: "killed".into(),
+            upto: EVERYTHING,
         })
     };
     recover(&mut world).unwrap();
@@ -819,6 +825,7 @@ fn another_try_takes_in_what_was_said_meanwhile() {
     world
         .give(Input::Recover {
             reason: "killed".into(),
+            upto: EVERYTHING,
         })
         .unwrap();
     let (inputs, step, attempt) = last_request(&world);
@@ -1025,6 +1032,7 @@ fn each_model_is_tried_only_so_often_over_all_restarts() {
         world
             .give(Input::Recover {
                 reason: "killed".into(),
+                upto: EVERYTHING,
             })
             .unwrap();
     }
@@ -1119,6 +1127,7 @@ fn a_model_that_the_settings_do_not_have_any_more_is_followed_by_one_that_they_h
     });
     let recover = Input::Recover {
         reason: "the daemon was restarted".into(),
+        upto: EVERYTHING,
     };
     let facts = world.state.decide(recover, Timestamp(9), &rules).unwrap();
     let Some(Fact::ModelSwitched(switch)) = facts.get(1) else {
@@ -1155,7 +1164,12 @@ fn a_model_is_not_tried_again_after_so_long_without_an_answer() {
     let mut world = asking();
     world.now += 9_000;
     let reason = "the daemon was restarted".into();
-    world.give(Input::Recover { reason }).unwrap();
+    world
+        .give(Input::Recover {
+            reason,
+            upto: EVERYTHING,
+        })
+        .unwrap();
     let late = fails(&world);
     world.give(late).unwrap();
     assert!(matches!(world.state.owed()[..], [Owed::Wait { .. }]));
@@ -1255,6 +1269,7 @@ fn a_summary_that_fails_is_replaced_by_a_cut() {
         |of| model_fails(of, "model_overloaded", Some(100)),
         |_| Input::Recover {
             reason: "killed".into(),
+            upto: EVERYTHING,
         },
     ] {
         let mut world = talkative(Compacting::Summarize);
@@ -1403,6 +1418,40 @@ fn what_is_severed_runs_no_more_and_what_may_have_happened_is_unknown() {
     assert_eq!(world.state.owed(), []);
     assert!(!world.state.is_unfinished());
     assert_eq!(world.give(Input::Sever), Err(Refusal::NothingRuns));
+}
+
+#[test]
+fn what_was_asked_for_since_the_start_is_not_what_the_end_cut_off() {
+    let mut world = asking();
+    let Some(Owed::Model { of, .. }) = world.state.owed().first().cloned() else {
+        panic!("a model is asked")
+    };
+    let call = |tool: &str| RequestedCall {
+        id: CallId(tool.into()),
+        tool: tool.into(),
+        arguments: "{}".into(),
+        signature: None,
+    };
+    world
+        .give(Input::Answered(LlmResponse {
+            of,
+            tool_calls: vec![call("look"), call("sell")],
+            ..LlmResponse::default()
+        }))
+        .unwrap();
+    let upto = world.state.head();
+    let asked = world.state.asked().map(|(open, _)| open.of);
+    let sell = asked.last().unwrap();
+    let approve = Dice { kind: 1, pick: 0 };
+    world.give(approval_input(sell, &approve)).unwrap();
+    let reason = "the daemon was restarted".to_owned();
+    let recover = Input::Recover { reason, upto };
+    let before = world.state.head();
+    world.give(recover.clone()).unwrap();
+    assert_eq!(names_after(&world, before), ["worker_restarted"]);
+    let open = world.state.open_call(sell).unwrap();
+    assert_eq!((open.may_run(), open.attempt), (true, 1));
+    assert_eq!(world.give(recover), Err(Refusal::NoChange));
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::id::{CallId, Seq, SessionId};
 use crate::settings::PriceSettings;
 use crate::turn::{ChildLimits, Input, ModelFailure, ModelRule, ModelRules, Owed, ToolRule};
 
+/// After it nothing has happened.
+const EVERYTHING: Seq = Seq::new(u64::MAX);
+
 const PRICES: PriceSettings = PriceSettings {
     input: 1.0,
     cached: None,
@@ -411,7 +414,10 @@ fn a_turn_that_a_restart_cut_off_asks_for_its_budget_again() {
     world.now = 3_600_000;
     world.rules.budget.turn = tokens(1);
     let reason = "the daemon was restarted".to_owned();
-    let recovered = world.give(Input::Recover { reason });
+    let recovered = world.give(Input::Recover {
+        reason,
+        upto: EVERYTHING,
+    });
     assert_eq!(recovered, Ok(vec!["error", "budget_reached", "paused"]));
     // What of the hour was work is not known.
     assert_eq!(world.standing(Scope::Turn).spent.millis, 0);
