@@ -517,6 +517,33 @@ async fn a_call_that_a_crash_cut_off_is_not_charged_and_the_answer_once() {
     assert_eq!(days, [("acme", TAKES)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_pauses_a_turn_before_it_has_its_place_again_is_not_charged_for_the_outage() {
+    let model = Puppet::new(|_| vec![Act::Hang]);
+    let mut house = House::new().model(&model);
+    let (company, first) = house.open().await;
+    let session = company.session("actor").create().await.unwrap();
+    for (session, begun) in [(&first, 1), (&session, 2)] {
+        session.say("go").await.unwrap();
+        model.calls.until(|counts| counts.begun == begun).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    house.store = Arc::new(house.store.after_power_cut());
+    drop(company);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    // The first one has the only place.
+    let house = house.with(|settings, _| settings.limits.running_turns = 1);
+    let company = house.start().await;
+    model.calls.until(|counts| counts.begun == 3).await;
+    let session = company.open(session.id());
+    session.pause(None, None).await.unwrap();
+    let spent = standing(&session, Scope::Turn).await.spent.millis;
+    assert!(spent < 1_000, "{spent}");
+    let events = house.log(&session).await;
+    let last: Vec<_> = names(&events).into_iter().rev().take(3).collect();
+    assert_eq!(last, ["paused", "error", "llm_request"]);
+}
+
 /// A lead that asks four helpers at once, and helpers that work without end.
 fn family(house: &House, lead: AmountSettings) -> Builder {
     let asks = Puppet::new(|asked| match asked.results.len() {

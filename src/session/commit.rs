@@ -15,9 +15,27 @@ use crate::store::{Append, Blame, StoreError, Stored};
 use crate::turn::{Input, Refusal, Rules};
 
 impl State {
-    /// Turns an input into facts and takes them in, without their secrets: memory, disk and readers
-    /// have the same. They go to the store at the end of the message.
+    /// Turns an input into facts and takes them in. What cut the turn off came before whatever reaches
+    /// a session that was rebuilt, and is recorded before it.
     pub(super) fn decide(&mut self, input: Input) -> Result<(), Refusal> {
+        if let Some(reason) = self.recover {
+            // Refused when it is recorded, or nothing was going on.
+            let _nothing_new = self.take_in(self.cut_off(reason));
+        }
+        self.take_in(input)
+    }
+
+    /// What was running when the log was read is not running any more.
+    pub(super) fn cut_off(&self, reason: &str) -> Input {
+        Input::Recover {
+            reason: reason.to_owned(),
+            upto: self.born_at,
+        }
+    }
+
+    /// Takes in what an input makes of the turn, without its secrets: memory, disk and readers have
+    /// the same. It goes to the store at the end of the message.
+    fn take_in(&mut self, input: Input) -> Result<(), Refusal> {
         let at = self.shared.clock.now();
         let errand = self.errand();
         for fact in self.decided(input, at)? {

@@ -9,17 +9,18 @@ use crate::id::Seq;
 use crate::turn::{Owed, Steps};
 
 impl State {
-    /// Whether a turn that has ended a step begins the next.
+    /// Whether a turn that has ended a step begins the next. One that was cut off does so when it has a
+    /// place again.
     pub(super) fn steps(&self) -> Steps {
-        if self.shared.phase.begins_turns() {
-            Steps::GoOn
-        } else {
+        if self.is_draining() || self.recover.is_some() {
             Steps::Rest
+        } else {
+            Steps::GoOn
         }
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.steps() == Steps::Rest
+        !self.shared.phase.begins_turns()
     }
 
     /// Whether a call goes on only when a session does that rests already. One that may not run

@@ -236,10 +236,7 @@ impl State {
         }
         self.look_at_the_cast();
         let input = match self.recover.take() {
-            Some(reason) => Input::Recover {
-                reason: reason.to_owned(),
-                upto: self.born_at,
-            },
+            Some(reason) => self.cut_off(reason),
             None => Input::Place,
         };
         let begun = self.decide(input);

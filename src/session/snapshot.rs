@@ -78,6 +78,8 @@ mod tests {
     use crate::id::{CallId, SessionId, TurnId};
 
     const TURN: TurnId = TurnId::new(1);
+    /// When what happened: in six milliseconds a call was open.
+    const TIMES: [u64; 10] = [1, 1, 1, 1, 4, 4, 5, 7, 7, 10];
 
     fn say(content: &str) -> Fact {
         Fact::UserInput(UserInput {
@@ -181,10 +183,10 @@ mod tests {
 
     fn loaded() -> Loaded {
         let mut loaded = Loaded::default();
-        for (fact, number) in facts().into_iter().zip(1..) {
+        for ((fact, at), number) in facts().into_iter().zip(TIMES).zip(1..) {
             let event = Event {
                 seq: Seq::new(number),
-                at: Timestamp(number),
+                at: Timestamp(at),
                 fact,
             };
             loaded.turn.evolve(&event);

@@ -368,13 +368,16 @@ impl State {
         if !again && is_answer {
             return self.no_answer(asking.turn, failure, rules);
         }
-        let mut facts = vec![Fact::Error(failure)];
-        let at_once = again && self.paused.is_none();
-        let attempt = asking.attempt.saturating_add(1);
-        if at_once {
-            facts.extend(self.ask(asking.turn, attempt, at, rules));
-        }
-        facts
+        let failed = Event {
+            seq: self.head.next(),
+            at,
+            fact: Fact::Error(failure),
+        };
+        // Whether another try fits is asked when it is known what this one spent.
+        let mut ahead = self.clone();
+        ahead.evolve(&failed);
+        let next = ahead.retry_due(at, rules).unwrap_or_default();
+        std::iter::once(failed.fact).chain(next).collect()
     }
 
     fn intent(&self, slot: &Slot, rules: &Rules) -> Fact {

@@ -160,28 +160,30 @@ impl State {
         }
     }
 
-    /// The part of the time since the last event in which the turn ran: neither paused, nor waiting
-    /// for people alone.
+    /// The part of the time since the last event in which the turn ran: a call was open, or a wait
+    /// between two tries was not over. What is to be done at once takes no time: a turn that is found
+    /// there later has rested.
     fn passed(&self, at: Timestamp) -> u64 {
         let Some(turn) = &self.turn else { return 0 };
+        if self.quarantined {
+            return 0;
+        }
         let runs = |slot: &Slot| match &slot.stage {
             Stage::Open(open) => open.may_run(),
-            Stage::Asked => true,
-            Stage::Done => false,
+            Stage::Asked | Stage::Done => false,
         };
-        let ran = match &turn.phase {
-            Phase::Asking { .. } | Phase::Ending(_) => true,
-            Phase::Ask { .. }
+        let ran_until = match &turn.phase {
+            Phase::Asking { .. } => at,
+            Phase::Tools(slots) if slots.iter().any(runs) => at,
+            Phase::Backoff { until, .. } if self.paused.is_none() => at.min(*until),
+            Phase::Tools(_)
             | Phase::Backoff { .. }
+            | Phase::Ask { .. }
             | Phase::NoAnswer { .. }
-            | Phase::Compact { .. } => self.paused.is_none(),
-            Phase::Tools(slots) => slots.iter().any(runs),
+            | Phase::Compact { .. }
+            | Phase::Ending(_) => return 0,
         };
-        if ran && !self.quarantined {
-            at.0.saturating_sub(self.updated_at.0)
-        } else {
-            0
-        }
+        ran_until.0.saturating_sub(self.updated_at.0)
     }
 
     /// What the session spent itself, without the sessions that it began.
@@ -381,13 +383,15 @@ impl State {
     }
 }
 
-/// Whether an event tells of what a restart cut off; it is the first after it.
+/// Whether an event tells of what a restart cut off, or of a session that cannot be made to run; it is
+/// the first after it.
 fn is_recovery(fact: &Fact) -> bool {
     let of_call = |cause: Option<Cause>| cause == Some(Cause::Interrupted);
     matches!(fact, Fact::Error(failure) if failure.code == super::decide::INTERRUPTED)
         || matches!(fact, Fact::WorkerRestarted { cause, .. } if of_call(*cause))
         || matches!(fact, Fact::ToolResult(result) if of_call(result.cause))
         || matches!(fact, Fact::ApprovalRequested(it) if it.question == Question::RunAgain)
+        || matches!(fact, Fact::Quarantined { .. })
 }
 
 fn promised_to(grant: Option<Amounts>) -> Spending {

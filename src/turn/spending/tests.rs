@@ -424,6 +424,51 @@ fn a_turn_that_a_restart_cut_off_asks_for_its_budget_again() {
 }
 
 #[test]
+fn a_turn_that_rested_over_a_restart_is_not_charged_for_the_time_that_nobody_was_there() {
+    let mut world = World::new(|budget| {
+        budget.turn = Amounts {
+            seconds: Some(600),
+            ..Amounts::default()
+        };
+    });
+    world.say("go");
+    world.now += 1_000;
+    world.answer(1, &["work"]);
+    world.rules.steps = crate::turn::Steps::Rest;
+    let of = world.open()[0];
+    world.done(of, None);
+    world.rules.steps = crate::turn::Steps::GoOn;
+    world.now += 3_600_000;
+    let recover = |world: &mut World| {
+        let reason = "the daemon was restarted".to_owned();
+        let upto = world.state.head();
+        world.give(Input::Recover { reason, upto })
+    };
+    assert_eq!(recover(&mut world), Ok(vec!["llm_request"]));
+    assert_eq!(world.standing(Scope::Turn).spent.millis, 1_000);
+    let Some(Owed::Model { of, .. }) = world.state.owed().first().cloned() else {
+        panic!("no model is asked")
+    };
+    world
+        .give(Input::ModelFailed(ModelFailure {
+            of,
+            code: "model_overloaded".into(),
+            message: "later".into(),
+            retry_in_ms: Some(10_000),
+        }))
+        .unwrap();
+    world.now += 3_600_000;
+    assert_eq!(recover(&mut world), Err(Refusal::NoChange));
+    assert_eq!(world.give(Input::RetryDue), Ok(vec!["llm_request"]));
+    // The wait before the next try, and nothing beyond it.
+    assert_eq!(world.standing(Scope::Turn).spent.millis, 11_000);
+    world.now += 3_600_000;
+    // Of a call that was cut off it is not known, and the next one fits.
+    assert_eq!(recover(&mut world), Ok(vec!["error", "llm_request"]));
+    assert_eq!(world.standing(Scope::Turn).spent.millis, 11_000);
+}
+
+#[test]
 fn time_counts_while_the_turn_runs_and_not_while_it_is_paused_or_waits_for_people() {
     let mut world = World::new(|_| {});
     world.now = 50_000;
