@@ -88,16 +88,23 @@ impl State {
     /// A session that a budget paused goes on when the next call fits: a day has begun, somebody gave
     /// room back, the settings allow more.
     pub(super) fn mind_budget(&mut self) {
+        if self.finds_room() {
+            self.decide_outcome(Input::Resume { by: None });
+        }
+    }
+
+    /// Whether a budget paused the session and the next call fits. While it does not fit into what the
+    /// tenant or the day has, the session waits there.
+    pub(super) fn finds_room(&self) -> bool {
         if self.turn.budget_reached().is_none() {
-            return;
+            return false;
         }
         let at = self.shared.clock.now();
         let mut rules = self.rules();
         let needed = self.turn.next_call(&rules);
-        rules.budget.outside = self.shared.ledger.lacks(&self.claim.tenant, needed, at);
-        if self.turn.lacks(at, &rules).is_none() {
-            self.decide_outcome(Input::Resume { by: None });
-        }
+        let of = (self.id, &*self.claim.tenant);
+        rules.budget.outside = self.shared.ledger.lacks_or_waits(of, needed, at);
+        self.turn.lacks(at, &rules).is_none()
     }
 
     /// Where its budgets stand.

@@ -137,6 +137,7 @@ impl State {
             metric::turn_finished(status.name(), took);
             info!(session = %self.id, status = status.name(), "turn finished");
             self.progress_made();
+            self.shared.ledger.forget(self.id);
             self.keep_snapshot();
             self.give_place_back();
         }

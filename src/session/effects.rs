@@ -146,10 +146,11 @@ impl State {
     /// Sets the alarm as it has to be when the session sleeps: at once when there is room that it
     /// waits for.
     pub(super) fn set_alarm(&self) {
-        let now = self.shared.clock.now();
-        let is_due =
-            self.turn.budget_reached().is_some() && self.shared.ledger.has_room_for(self.id, now);
-        let alarm = if is_due { Some(now) } else { self.alarm };
+        let alarm = if self.finds_room() {
+            Some(self.shared.clock.now())
+        } else {
+            self.alarm
+        };
         if alarm.is_some() {
             self.shared.alarms.set(self.id, alarm);
         }

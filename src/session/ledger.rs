@@ -43,7 +43,7 @@ struct Books {
     limits: Limits,
     tenants: BTreeMap<String, Account>,
     everybody: Account,
-    /// Sessions that found no room for a call of this size.
+    /// Sessions that found no room for a call of this size, until they are woken or forgotten.
     waiting: BTreeMap<SessionId, (String, Spending)>,
 }
 
@@ -150,6 +150,22 @@ impl Books {
         Some(BudgetReached { until, ..reached })
     }
 
+    fn lacks_or_waits(
+        &mut self,
+        (session, tenant): (SessionId, &str),
+        needed: Spending,
+        at: Timestamp,
+    ) -> Option<BudgetReached> {
+        let reached = self.lacks(tenant, needed, at);
+        if reached.is_some() {
+            let waits = (tenant.to_owned(), needed);
+            self.waiting.insert(session, waits);
+        } else {
+            self.waiting.remove(&session);
+        }
+        reached
+    }
+
     fn promise(&mut self, tenant: &str, needed: Spending) {
         let account = self.account(tenant);
         account.promised = account.promised.plus(needed);
@@ -184,12 +200,12 @@ impl Ledger {
         }
     }
 
-    /// Other limits from now on. Whoever waits for room looks again.
+    /// Other limits from now on. Whoever waits for room looks again, and waits anew when there is none.
     pub fn set_limits(&self, limits: &LimitSettings, tenants: &BTreeMap<String, TenantSettings>) {
         let mut books = self.books();
         books.limits = Limits::new(limits, tenants);
-        for session in books.waiting.keys() {
-            self.alarms.set(*session, Some(Timestamp::default()));
+        for session in std::mem::take(&mut books.waiting).into_keys() {
+            self.alarms.set(session, Some(Timestamp::default()));
         }
     }
 
@@ -225,12 +241,9 @@ impl Ledger {
         at: Timestamp,
     ) -> Result<Reservation, BudgetReached> {
         let mut books = self.books();
-        if let Some(reached) = books.lacks(tenant, needed, at) {
-            let waits = (tenant.to_owned(), needed);
-            books.waiting.insert(session, waits);
+        if let Some(reached) = books.lacks_or_waits((session, tenant), needed, at) {
             return Err(reached);
         }
-        books.waiting.remove(&session);
         books.promise(tenant, needed);
         drop(books);
         Ok(Reservation {
@@ -246,12 +259,15 @@ impl Ledger {
         self.books().waiting.remove(&session);
     }
 
-    /// Whether this session waits for room, and would find it.
+    /// As [`Self::lacks`], of a session that goes on when so much fits: it is woken when it may.
     #[must_use]
-    pub fn has_room_for(&self, session: SessionId, at: Timestamp) -> bool {
-        let books = self.books();
-        let waiting = books.waiting.get(&session);
-        waiting.is_some_and(|(tenant, needed)| books.lacks(tenant, *needed, at).is_none())
+    pub fn lacks_or_waits(
+        &self,
+        of: (SessionId, &str),
+        needed: Spending,
+        at: Timestamp,
+    ) -> Option<BudgetReached> {
+        self.books().lacks_or_waits(of, needed, at)
     }
 
     /// Adds what a session of this tenant spent.
@@ -270,10 +286,12 @@ impl Ledger {
         let fits = |(tenant, needed): &(String, Spending)| {
             books.lacks(tenant, *needed, reservation.at).is_none()
         };
-        for (session, waits) in &books.waiting {
-            if fits(waits) {
-                self.alarms.set(*session, Some(Timestamp::default()));
-            }
+        let waiting = books.waiting.iter();
+        let woken = waiting.filter_map(|(session, waits)| fits(waits).then_some(*session));
+        let woken: Vec<_> = woken.collect();
+        for session in woken {
+            books.waiting.remove(&session);
+            self.alarms.set(session, Some(Timestamp::default()));
         }
     }
 
@@ -335,11 +353,33 @@ mod tests {
         ledger.spent("acme", tokens(40), NOON);
         drop(first);
         assert_eq!(ledger.alarms.due(NOON), [id(2)]);
+        // Once: whoever does not ask again does not wait.
+        drop(ledger.reserve((id(3), "other"), tokens(100), NOON).unwrap());
+        assert_eq!(ledger.alarms.due(NOON), []);
         let second = ledger.reserve((id(2), "acme"), tokens(100), NOON).unwrap();
         ledger.spent("acme", tokens(100), NOON);
         drop(second);
         assert!(ledger.lacks("acme", tokens(11), NOON).is_some());
         assert!(ledger.lacks("acme", tokens(10), NOON).is_none());
+    }
+
+    #[test]
+    fn whoever_looked_and_found_no_room_is_woken_and_whoever_is_forgotten_is_not() {
+        let limits = LimitSettings {
+            tenant_budget_total: allowed(100),
+            ..LimitSettings::default()
+        };
+        let ledger = ledger(&limits, Vec::new());
+        let first = ledger.reserve((id(1), "acme"), tokens(100), NOON).unwrap();
+        for session in [id(2), id(3)] {
+            let reached = ledger.lacks_or_waits((session, "acme"), tokens(50), NOON);
+            assert!(reached.is_some());
+        }
+        ledger.forget(id(3));
+        drop(first);
+        assert_eq!(ledger.alarms.due(NOON), [id(2)]);
+        let reached = ledger.lacks_or_waits((id(2), "acme"), tokens(50), NOON);
+        assert_eq!(reached, None);
     }
 
     #[test]
