@@ -388,6 +388,42 @@ async fn a_reload_that_allows_a_tenant_more_has_its_sessions_go_on_by_themselves
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_room_over_a_restart_is_woken_by_a_reload_and_by_whoever_gives_room_back()
+{
+    for reloaded in [true, false] {
+        let gate = Gate::default();
+        let model = Puppet::waiting_for(&gate);
+        let mut house = House::new().model(&model).with(room_for_one);
+        let company = house.start().await;
+        let mut sessions = Vec::new();
+        for _ in 0..2 {
+            let session = company.session("actor").tenant("acme");
+            let session = session.create().await.unwrap();
+            session.say("go").await.unwrap();
+            sessions.push(session);
+        }
+        let (first, second) = (&sessions[0], &sessions[1]);
+        model.calls.until(|counts| counts.begun == 1).await;
+        house.rests_as(second, Status::Paused).await;
+        let company = house.begin_again(company).await;
+        model.calls.until(|counts| counts.begun == 2).await;
+        // The other one has looked, and found no room.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(model.calls.counts().begun, 2);
+        if reloaded {
+            let mut settings = house.settings.clone();
+            settings.tenants.clear();
+            let environment = impresario::settings::Environment::default();
+            company.reload(&settings, &environment).unwrap();
+            model.calls.until(|counts| counts.begun == 3).await;
+        }
+        gate.open();
+        house.rests_as(first, Status::Idle).await;
+        house.rests_as(second, Status::Idle).await;
+    }
+}
+
 /// Room for one call at a time.
 fn room_for_one(settings: &mut Settings, _budget: &mut AgentBudget) {
     let total = AmountSettings {

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::Impresario;
 use crate::admission::Claim;
+use crate::event::{PauseCause, Timestamp};
 use crate::id::SessionId;
 use crate::metric;
 use crate::restart::Pace;
@@ -84,7 +85,7 @@ impl Resuming {
     }
 
     /// Questions to people end at their time, whether their sessions are awake or not; paused sessions
-    /// are counted.
+    /// are counted. Which of them wait for room in a budget only they know: they look at once.
     async fn mind_the_resting(&self) -> Result<(), StoreError> {
         for (id, summary) in self.shared.store.resting().await? {
             if summary.paused.is_some() {
@@ -92,7 +93,8 @@ impl Resuming {
             }
             let ends = summary.asked.iter().filter_map(|asked| asked.expires_at);
             let ends = ends.chain(summary.goes_on_at);
-            self.shared.alarms.set(id, ends.min());
+            let looks = waits_for_room(&summary).then(Timestamp::default);
+            self.shared.alarms.set(id, ends.chain(looks).min());
         }
         Ok(())
     }
@@ -161,6 +163,13 @@ impl Resuming {
             tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+/// Whether a budget paused it that is not filled up at a known time.
+fn waits_for_room(summary: &Summary) -> bool {
+    let pause = summary.paused.as_ref();
+    let is_budget = pause.is_some_and(|pause| pause.cause == PauseCause::Budget);
+    is_budget && summary.goes_on_at.is_none()
 }
 
 /// Those never recovered before come first, suspects last; of these, those that wait for longest. What
