@@ -121,6 +121,31 @@ async fn no_more_logs_are_in_memory_than_turns_may_run_and_new_turns_wait_behind
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_room_in_memory_holds_no_place_for_which_those_in_memory_wait() {
+    let gate = Gate::default();
+    let (model, _) = noting(Some(&gate));
+    let mut stage = Stage::new(&model, &[]).with(|it| {
+        it.limits.running_turns = 1;
+        it.limits.live_sessions = 2;
+        it.limits.resumes_per_second = 1;
+    });
+    let sessions = cut_off(&mut stage, 3).await;
+    let company = stage.start().await;
+    model.calls.until(|calls| calls.now == 1).await;
+    // Before them the next one in the order waits for the place, and will find no room in memory.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let new = company.session("actor").create().await.unwrap();
+    for session in [&new, &company.open(sessions[2])] {
+        session.say("1000").await.unwrap();
+    }
+    gate.open();
+    eventually(async || company.status().recovering == 0 && is_at_rest(&company)).await;
+    all_completed(&stage, &sessions).await;
+    let events = log(stage.store.as_ref(), new.id()).await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_company_killed_again_and_again_counts_only_turns_that_it_took_up() {
     let gate = Gate::default();
     let (model, _) = noting(Some(&gate));

@@ -59,9 +59,9 @@ pub(super) async fn activate(
     shared: &Arc<Shared>,
     loading: &Semaphore,
     id: SessionId,
-    why: Why,
+    mut why: Why,
 ) -> Result<Activated, Fault> {
-    let place = place(shared, id, &why).await?;
+    let place = place(shared, id, &mut why).await?;
     let _loading = if matches!(why, Why::Created(_)) {
         // There is nothing to be read.
         None
@@ -116,7 +116,7 @@ pub(super) async fn activate(
 }
 
 /// Whoever asks can be refused; what was accepted waits as long as it takes.
-async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault> {
+async fn place(shared: &Shared, id: SessionId, why: &mut Why) -> Result<Place, Fault> {
     let lane = &shared.lanes.live_sessions;
     // Whose it is stands in its log.
     let claim = Claim::nobodys(Some(id));
@@ -126,10 +126,26 @@ async fn place(shared: &Shared, id: SessionId, why: &Why) -> Result<Place, Fault
             entered.map_err(overloaded)
         }
         Why::Child(_) => child_place(shared, lane, &claim).await,
-        Why::Resumed(_) | Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
+        Why::Resumed(resumption) => Ok(resumed_place(shared, lane, &claim, resumption).await),
+        Why::Due | Why::Crashed | Why::Refused | Why::SetAside(_) => {
             Ok(with_room(shared, lane.enter(&claim)).await)
         }
     }
+}
+
+/// Those that live may wait for the place that this one has for its turn: who waits for them to leave
+/// holds none, and asks again when it lives.
+async fn resumed_place(
+    shared: &Shared,
+    lane: &Lane,
+    claim: &Claim,
+    resumption: &mut Resumption,
+) -> Place {
+    if let Ok(place) = lane.try_enter(claim) {
+        return place;
+    }
+    drop(resumption.take_place());
+    with_room(shared, lane.enter(claim)).await
 }
 
 /// Waits for a place, and has the least recently used of those leave that have nothing to do.

@@ -105,7 +105,7 @@ impl Resumption {
     }
 
     /// The place for its turn, once.
-    pub(super) const fn take_place(&mut self) -> Option<Place> {
+    pub const fn take_place(&mut self) -> Option<Place> {
         self.place.take()
     }
 }
