@@ -121,6 +121,42 @@ async fn a_turn_that_waits_to_try_its_model_again_rests_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_that_rests_at_every_stop_is_not_set_aside() {
+    let gate = Gate::default();
+    let tool = Prop::gated("gated", EffectClass::Pure, &gate, "through");
+    let model = Puppet::new(|asked| match asked.results.len() {
+        0..6 => vec![call("gated")],
+        _ => vec![say("done")],
+    });
+    let mut stage = Stage::new(&model, &[&tool]);
+    let (mut company, session) = stage.open().await;
+    let id = session.id();
+    session.say("go").await.unwrap();
+    for begun in 1..=6 {
+        tool.runs.until(|runs| runs.begun == begun).await;
+        let draining = impresario::clock::spawn({
+            let company = company.clone();
+            async move { company.drain(GRACE).await }
+        });
+        eventually(async || company.status().draining).await;
+        gate.open();
+        assert_eq!(within(draining).await.unwrap(), all_rest());
+        gate.shut();
+        company.stop(GRACE).await.unwrap();
+        stage.store = Arc::new(stage.store.after_power_cut());
+        company = stage.start().await;
+    }
+    eventually(async || {
+        let summary = stage.store.summary(id).await.unwrap();
+        summary.unwrap().status == Status::Idle
+    })
+    .await;
+    let events = log(stage.store.as_ref(), id).await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+    assert_eq!(results(&events).len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_input_that_waits_for_its_turn_goes_on_waiting() {
     let gate = Gate::default();
     let model = Puppet::waiting_for(&gate);

@@ -20,13 +20,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use impresario::control::wire;
-use impresario::event::{Fact, TurnStatus};
+use impresario::event::{EffectClass, Fact, TurnStatus};
 use impresario::id::SessionId;
 use impresario::runtime::Session;
 use impresario::store::{EventStore, FailPoint, MemoryStore, Status};
 use library::Library;
 use serde_json::json;
-use support::{Act, Gate, Puppet, Stage, eventually, is_at_rest, log, say, status, turn, within};
+use support::{
+    Act, Gate, Prop, Puppet, Stage, call, eventually, is_at_rest, log, say, status, turn, within,
+};
 
 /// A company like this, whose store holds so many turns that a crash cut off: the last session is the
 /// one that waits for longest.
@@ -175,6 +177,22 @@ async fn a_company_killed_again_and_again_counts_only_turns_that_it_took_up() {
     eventually(async || company.status().recovering == 0 && is_at_rest(&company)).await;
     assert_eq!(company.status().quarantined, 0);
     all_completed(&stage, &sessions).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_asks_again_and_again_for_what_takes_the_daemon_down_is_set_aside() {
+    let gate = Gate::default();
+    let tool = Prop::gated("deadly", EffectClass::AtMostOnce, &gate, "never");
+    let model = Puppet::new(|_| vec![call("deadly")]);
+    let mut stage = Stage::new(&model, &[&tool]).with(|it| it.sessions.max_recoveries = 3);
+    let (mut company, session) = stage.open().await;
+    session.say("go").await.unwrap();
+    for begun in 1..=4 {
+        tool.runs.until(|runs| runs.begun == begun).await;
+        stage.store = Arc::new(stage.store.after_power_cut());
+        company = stage.start().await;
+    }
+    eventually(async || company.status().quarantined == 1).await;
 }
 
 #[tokio::test(start_paused = true)]

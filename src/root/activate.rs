@@ -221,7 +221,7 @@ async fn check_recoveries(
     recoveries: u32,
 ) -> Result<(), Fault> {
     if recoveries > shared.cast().sessions.max_recoveries {
-        let reason = format!("{recoveries} recoveries without a finished turn");
+        let reason = format!("{recoveries} recoveries without progress");
         return Err(set_aside(shared, id, &reason).await);
     }
     Ok(())

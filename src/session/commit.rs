@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use super::shared::rules;
 use super::{Ended, Msg, Reply, SessionError, Start, State, TurnPlace, answer, snapshot, summary};
 use crate::chunk::Item;
-use crate::event::{Event, Fact, FinishReason};
+use crate::event::{Cause, Event, Fact, FinishReason, Outcome};
 use crate::id::Seq;
 use crate::metric;
 use crate::store::{Append, Blame, StoreError, Stored};
@@ -132,11 +132,13 @@ impl State {
             self.live.end(of);
         }
         self.recall_forsaken(event.seq);
+        if is_progress(&event.fact) {
+            self.progress_made();
+        }
         if let Fact::TurnFinished { status, .. } = &event.fact {
             let took = self.shared.clock.elapsed().saturating_sub(self.turn_began);
             metric::turn_finished(status.name(), took);
             info!(session = %self.id, status = status.name(), "turn finished");
-            self.progress_made();
             self.shared.ledger.forget(self.id);
             self.keep_snapshot();
             self.give_place_back();
@@ -223,7 +225,7 @@ impl State {
         }
     }
 
-    /// A finished turn is progress: recoveries before it do not count against the session.
+    /// Recoveries before this do not count against the session.
     pub(super) fn progress_made(&mut self) {
         if !std::mem::take(&mut self.recovered_before) {
             return;
@@ -274,5 +276,38 @@ impl State {
             Blame::Session => Ended::Astray,
             Blame::Store => Ended::StoreFailed,
         }
+    }
+}
+
+/// Whether a turn is nearer to its end for certain: it is there, or a tool came to its end. An answer
+/// alone is no progress, nor is a call of which nothing is known: a turn that asks again and again for
+/// what takes the daemon down has those too.
+fn is_progress(fact: &Fact) -> bool {
+    match fact {
+        Fact::TurnFinished { .. } => true,
+        Fact::ToolResult(result) => {
+            result.outcome != Outcome::Unknown && result.cause != Some(Cause::Interrupted)
+        }
+        Fact::SessionCreated(_)
+        | Fact::UserInput(_)
+        | Fact::TurnStarted { .. }
+        | Fact::LlmRequest(_)
+        | Fact::LlmResponse(_)
+        | Fact::ToolCall(_)
+        | Fact::ChildStarted(_)
+        | Fact::ApprovalRequested(_)
+        | Fact::ApprovalDecided(_)
+        | Fact::Error(_)
+        | Fact::WorkerRestarted { .. }
+        | Fact::ModelSwitched(_)
+        | Fact::ContextCompacted(_)
+        | Fact::BudgetReached(_)
+        | Fact::BudgetRaised(_)
+        | Fact::Paused(_)
+        | Fact::Resumed { .. }
+        | Fact::Feedback(_)
+        | Fact::Quarantined { .. }
+        | Fact::Released { .. }
+        | Fact::SessionClosed { .. } => false,
     }
 }

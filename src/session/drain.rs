@@ -54,10 +54,13 @@ impl State {
     }
 
     /// Tells whoever waits for this session that it rests. A company that drains goes on draining,
-    /// so that once is enough.
+    /// so that once is enough. Who has gone on and rests did not take the company down.
     pub(super) fn tell_of_rest(&mut self) {
         if !self.is_draining() || self.told_of_rest || !self.is_at_rest() {
             return;
+        }
+        if self.recover.is_none() {
+            self.progress_made();
         }
         if let Some((parent, company)) = self.waited_for_by() {
             company.rests(parent.session, parent.key.clone());
