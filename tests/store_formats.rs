@@ -71,6 +71,7 @@ fn result(of: u64) -> ToolResult {
         spent: Some(Spent {
             usage: USAGE,
             steps: 0,
+            is_partial: false,
             cost_usd: Some(0.1 + 0.2),
         }),
     }

@@ -39,6 +39,8 @@ pub struct Spent {
     pub cost_usd: Option<f64>,
     /// Steps of their turns.
     pub steps: u64,
+    /// There were others, whose end nobody waited for.
+    pub is_partial: bool,
 }
 
 impl Spent {
@@ -52,6 +54,7 @@ impl Spent {
         },
         cost_usd: Some(0.0),
         steps: 0,
+        is_partial: false,
     };
 
     /// The sum of both.
@@ -64,6 +67,7 @@ impl Spent {
                 .zip(other.cost_usd)
                 .map(|(one, other)| one + other),
             steps: self.steps.saturating_add(other.steps),
+            is_partial: self.is_partial || other.is_partial,
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Follower {
     /// The last step that was counted.
     step: u32,
     steps: u64,
+    /// Of children below it not all is known.
+    is_partial: bool,
     words: String,
     /// The request for a summary that has no answer yet.
     summary: Option<Seq>,
@@ -37,6 +39,7 @@ impl Follower {
             turn: None,
             step: 0,
             steps: 0,
+            is_partial: false,
             words: String::new(),
             summary: None,
             trouble: None,
@@ -111,11 +114,14 @@ impl Follower {
                         usage: *usage,
                         cost_usd: *cost_usd,
                         steps: self.steps,
+                        is_partial: self.is_partial,
                     },
                 });
             }
             Fact::ToolResult(result) => {
-                self.steps += result.spent.map_or(0, |spent| spent.steps);
+                let spent = result.spent.unwrap_or(Spent::NOTHING);
+                self.steps += spent.steps;
+                self.is_partial |= spent.is_partial;
             }
             Fact::BudgetReached(reached) => self.trouble = Some(budget::says(reached)),
             Fact::UserInput(_)

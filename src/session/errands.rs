@@ -1,8 +1,8 @@
 //! What one run of a call has of its session's children: they are asked, and what they spent and how
 //! long they waited for people is counted.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -26,7 +26,8 @@ pub(super) struct CallChildren {
     of: Seq,
     session: ActorRef<Msg>,
     shared: Arc<Shared>,
-    spent: Arc<Mutex<Option<Spent>>>,
+    /// What the children spent that have done their work, or were not begun, by their keys.
+    spent: Arc<Mutex<BTreeMap<String, Spent>>>,
     waits: Arc<Mutex<Waits>>,
 }
 
@@ -79,7 +80,17 @@ impl CallChildren {
 
     /// What those spent that have done their work.
     pub(super) fn spent(&self) -> Option<Spent> {
-        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+        let spent = self.known();
+        spent.values().copied().reduce(Spent::plus)
+    }
+
+    /// Whether it is known what the child with this key spent.
+    pub(super) fn knows_of(&self, key: &str) -> bool {
+        self.known().contains_key(key)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, Spent>> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn perform(self, task: Task) -> Result<String, ToolError> {
@@ -87,6 +98,8 @@ impl CallChildren {
         let Some(company) = self.shared.company.get() else {
             return Err(ToolError::Failed("the company is gone".to_owned()));
         };
+        // It may have been asked before, and goes on.
+        self.known().remove(&task.key);
         let watch = self.watch(&task.key, task.output);
         let child = ChildTask {
             session,
@@ -101,7 +114,7 @@ impl CallChildren {
             }
             Err(fault) if fault.code == Code::Overloaded => {
                 // It was not begun.
-                self.add(Spent::NOTHING);
+                self.known().insert(task.key, Spent::NOTHING);
                 Err(ToolError::NotNow(fault.to_string()))
             }
             Err(fault) => Err(ToolError::Failed(fault.to_string())),
@@ -152,13 +165,8 @@ impl CallChildren {
         })
     }
 
-    fn add(&self, spent: Spent) {
-        let mut sum = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        *sum = Some(sum.unwrap_or(Spent::NOTHING).plus(spent));
-    }
-
     fn over(&self, key: String, spent: Spent) {
-        self.add(spent);
+        self.known().insert(key.clone(), spent);
         for source in [Source::Itself, Source::Below] {
             self.person(key.clone(), source, Person::IsNotAsked);
         }

@@ -189,11 +189,15 @@ impl State {
         let Some(running) = self.running.remove(&end.of) else {
             return;
         };
+        let spent = end.spent.map(|spent| Spent {
+            is_partial: spent.is_partial || !self.all_ended(end.of, &running),
+            ..spent
+        });
         let ended = Ended {
             running,
             sandbox: end.sandbox,
             attachments: end.attachments,
-            spent: end.spent,
+            spent,
         };
         match end.how {
             RunEnd::Done(outcome, content, cause) => {
@@ -202,6 +206,17 @@ impl State {
             RunEnd::Died(outcome, reason) => {
                 self.tool_died(end.of, outcome, reason, &ended);
             }
+        }
+    }
+
+    /// Whether every child of the call has come to its end.
+    fn all_ended(&self, of: Seq, running: &Running) -> bool {
+        match &running.what {
+            What::Tool(children) => {
+                let mut begun = self.turn.children_of(of);
+                begun.all(|(key, _)| children.knows_of(key))
+            }
+            What::Model(..) => true,
         }
     }
 

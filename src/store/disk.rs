@@ -672,6 +672,7 @@ mod tests {
                 usage: USAGE,
                 cost_usd: Some(0.0125),
                 steps: 0,
+                is_partial: false,
             }),
         };
         vec![
@@ -959,6 +960,7 @@ mod tests {
                 usage: USAGE,
                 cost_usd: Some(0.0125),
                 steps: 2,
+                is_partial: false,
             }),
         })
     }

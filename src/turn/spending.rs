@@ -125,19 +125,20 @@ impl State {
         self.charge(Spending::of(usage, response.cost_usd));
     }
 
-    /// What the call's children spent. Of one that nobody waited for it is not known: all that was
-    /// promised counts as spent.
+    /// What the call's children spent. Of one that nobody waited for it is not known, whatever the
+    /// call's own outcome is: all that was promised counts as spent.
     fn account_for_result(&mut self, result: &ToolResult) {
         let known = result.spent.map(|spent| Spending {
             steps: spent.steps,
             ..Spending::of(spent.usage, spent.cost_usd)
         });
+        let is_partial = result.spent.is_some_and(|spent| spent.is_partial);
         let all_ended = match result.outcome {
             Outcome::Ok | Outcome::Error | Outcome::Denied | Outcome::Fallback => true,
             Outcome::Timeout | Outcome::Cancelled | Outcome::Unknown | Outcome::Cached => false,
         };
         let spent = match known {
-            Some(spent) if all_ended => spent,
+            Some(spent) if all_ended && !is_partial => spent,
             Some(_) | None => {
                 let promised = self.children_of(result.of);
                 let promised = promised.map(|(_, child)| promised_to(child.grant));

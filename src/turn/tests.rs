@@ -1515,6 +1515,7 @@ fn what_children_spend_is_spent_by_the_turn() {
                 usage,
                 cost_usd,
                 steps: 1,
+                is_partial: false,
             }),
         };
         world.give(Input::ToolDone(result)).unwrap();

@@ -41,6 +41,8 @@ pub(super) struct SpentDisk {
     cost_usd: Option<f64>,
     #[serde(default, skip_serializing_if = "is_zero")]
     steps: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_partial: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,6 +148,7 @@ impl From<Spent> for SpentDisk {
             usage: spent.usage.into(),
             cost_usd: spent.cost_usd,
             steps: spent.steps,
+            is_partial: spent.is_partial,
         }
     }
 }
@@ -156,6 +159,7 @@ impl From<SpentDisk> for Spent {
             usage: disk.usage.into(),
             cost_usd: disk.cost_usd,
             steps: disk.steps,
+            is_partial: disk.is_partial,
         }
     }
 }

@@ -528,6 +528,7 @@ fn children_get_a_share_that_counts_until_it_is_known_what_they_spent() {
         },
         cost_usd: Some(0.5),
         steps: 3,
+        is_partial: false,
     };
     world.done(calls[0], Some(spent));
     let standing = world.standing(Scope::Session);
@@ -539,6 +540,28 @@ fn children_get_a_share_that_counts_until_it_is_known_what_they_spent() {
     let standing = world.standing(Scope::Session);
     assert_eq!((standing.spent.tokens, standing.promised.tokens), (390, 0));
     assert_eq!(world.state.own_spending().tokens, 100);
+}
+
+#[test]
+fn a_child_that_did_not_end_counts_with_all_it_may_have_spent_although_its_call_went_well() {
+    let mut world = World::new(|budget| budget.session = tokens(1_000));
+    world.say("go");
+    world.answer(100, &["work"]);
+    let of = world.open()[0];
+    assert_eq!(world.child(of, "a"), Ok(Some(tokens(450))));
+    assert_eq!(world.child(of, "b"), Ok(Some(tokens(225))));
+    // One of them spent so much; of the other nothing is known.
+    let spent = Spent {
+        usage: Usage {
+            input: 40,
+            ..Usage::default()
+        },
+        is_partial: true,
+        ..Spent::NOTHING
+    };
+    world.done(of, Some(spent));
+    let standing = world.standing(Scope::Session);
+    assert_eq!((standing.spent.tokens, standing.promised.tokens), (775, 0));
 }
 
 #[test]
@@ -620,6 +643,7 @@ fn play(limit: u64, deeds: &[Deed]) -> (World, u64) {
                 },
                 cost_usd: Some(0.0),
                 steps: 1,
+                is_partial: false,
             });
             world.done(of, spent);
         }
