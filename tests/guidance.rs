@@ -176,6 +176,23 @@ async fn a_paused_session_can_be_cancelled_closed_and_deleted() {
     assert_eq!(refused.code, Code::InvalidState);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_deletion_of_what_has_changed_leaves_its_turn_alone() {
+    let (stage, work, gate) = at_the_gate(EffectClass::AtMostOnce);
+    let (_company, session) = stage.open().await;
+    session.say("go").await.unwrap();
+    work.runs.until(|runs| runs.now == 1).await;
+    let refused = session.delete_unchanged(Seq::new(1)).await.unwrap_err();
+    assert_eq!(refused.code, Code::Conflict);
+    assert_eq!(work.runs.counts().now, 1);
+    gate.open();
+    eventually(async || info(&session).await.summary.status == Status::Idle).await;
+    let runs = work.runs.counts();
+    assert_eq!((runs.begun, runs.done), (1, 1));
+    let events = log(stage.store.as_ref(), session.id()).await;
+    assert_eq!(status(&events), Some(TurnStatus::Completed));
+}
+
 fn steer(content: &str) -> Input {
     Input {
         content: content.to_owned(),

@@ -238,7 +238,7 @@ impl State {
             }
             Some(entry @ Entry::Live(..)) => *entry = Entry::Ending(vec![reply]),
             Some(Entry::Loading(waiting) | Entry::Ending(waiting)) => waiting.push(reply),
-            Some(Entry::Deleting(..)) => answer(reply, Err(not_found(id))),
+            Some(Entry::Deleting(doom, _)) => answer(reply, Err(doom.meanwhile(id))),
             None => {
                 self.sessions.insert(id, Entry::Loading(vec![reply]));
                 self.start_activation(myself, id, why, Duration::ZERO);

@@ -53,7 +53,7 @@ impl State {
         }
         match self.sessions.get(&id) {
             Some(Entry::Live(handle, _)) if !handle.is_gone() => {}
-            Some(Entry::Deleting(..)) => return Err(not_found(id)),
+            Some(Entry::Deleting(doom, _)) => return Err(doom.meanwhile(id)),
             Some(Entry::Live(..) | Entry::Loading(_) | Entry::Ending(_)) | None => {
                 self.parked.add(id, feed);
             }

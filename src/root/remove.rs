@@ -25,6 +25,29 @@ pub enum Doom {
     Asleep(Seq),
 }
 
+impl Doom {
+    /// Whether a session goes whose log ends with `head`.
+    ///
+    /// # Errors
+    /// [`Code::Conflict`] when it stays.
+    pub fn check(self, head: Seq) -> Result<(), Fault> {
+        match self {
+            Self::Unchanged(seen) | Self::Asleep(seen) if seen != head => Err(changed()),
+            Self::Anyway | Self::Unchanged(_) | Self::Asleep(_) => Ok(()),
+        }
+    }
+
+    /// What whoever wants the session hears until it is known whether it goes.
+    pub(super) fn meanwhile(self, id: SessionId) -> Fault {
+        match self {
+            Self::Anyway => super::not_found(id),
+            Self::Unchanged(_) | Self::Asleep(_) => {
+                busy("it is being found out whether the session is removed; try again")
+            }
+        }
+    }
+}
+
 impl State {
     /// Ends a session's actor, if it has one, and removes its log.
     pub(super) fn delete(
@@ -37,11 +60,7 @@ impl State {
             Some(Entry::Deleting(_, waiting)) => waiting.push(reply),
             Some(_) if matches!(doom, Doom::Asleep(_)) => answer(reply, Err(changed())),
             Some(Entry::Loading(_) | Entry::Ending(_)) => {
-                let fault = Fault {
-                    retry_after_ms: Some(100),
-                    ..Fault::new(Code::Overloaded, "the session is being woken; try again")
-                };
-                answer(reply, Err(fault));
+                answer(reply, Err(busy("the session is being woken; try again")));
             }
             Some(entry @ Entry::Live(..)) => {
                 if let Entry::Live(_, cell) = &entry {
@@ -100,15 +119,20 @@ async fn remove(
 ) -> Result<(), Fault> {
     match doom {
         Doom::Anyway => {}
-        Doom::Unchanged(head) | Doom::Asleep(head) => {
+        Doom::Unchanged(_) | Doom::Asleep(_) => {
             let summary = shared.store.summary(id).await?;
             let summary = summary.ok_or(StoreError::NotFound(id))?;
-            if summary.head != head {
-                return Err(changed());
-            }
+            doom.check(summary.head)?;
         }
     }
     Ok(family::remove(root, shared, id).await?)
+}
+
+fn busy(message: &str) -> Fault {
+    Fault {
+        retry_after_ms: Some(100),
+        ..Fault::new(Code::Overloaded, message)
+    }
 }
 
 fn changed() -> Fault {

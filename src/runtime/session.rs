@@ -350,9 +350,11 @@ impl Session {
     }
 
     async fn delete_at(&self, doom: Doom) -> Result<(), Fault> {
-        let found = self.company.0.shared.store.summary(self.id).await;
-        if matches!(found, Ok(None)) {
-            return Err(StoreError::NotFound(self.id).into());
+        match self.company.0.shared.store.summary(self.id).await {
+            Ok(None) => return Err(StoreError::NotFound(self.id).into()),
+            // A turn that goes on is not stopped for a session that stays.
+            Ok(Some(summary)) => doom.check(summary.head)?,
+            Err(_) => {}
         }
         self.company.0.root.delete(self.id, doom).await
     }
