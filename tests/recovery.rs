@@ -16,11 +16,13 @@ mod stage;
 #[path = "support/company.rs"]
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use impresario::control::wire;
 use impresario::event::{EffectClass, Fact, TurnStatus};
+use impresario::fault::Code;
 use impresario::id::SessionId;
 use impresario::runtime::Session;
 use impresario::store::{EventStore, FailPoint, MemoryStore, Status};
@@ -242,6 +244,31 @@ async fn the_recoveries_of_many_are_counted_in_one_write() {
     assert_eq!(writes.iter().sum::<usize>(), 500);
     assert!(writes.len() <= 50, "{writes:?}");
     all_completed(&stage, &sessions).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_could_not_be_deleted_goes_on() {
+    let gate = Gate::default();
+    gate.open();
+    let model = Puppet::new(|asked| match asked.before {
+        0 => vec![Act::Hang],
+        _ => vec![say("fine")],
+    });
+    let stage = Stage::new(&model, &[]);
+    let library = Arc::new(Library::new(&stage.store, &gate));
+    let store: Arc<dyn EventStore> = Arc::<Library>::clone(&library);
+    let company = stage.builder().event_store(store).start().await.unwrap();
+    let session = company.session("actor").create().await.unwrap();
+    session.say("go").await.unwrap();
+    model.calls.until(|calls| calls.begun == 1).await;
+    library.keeps.store(true, Ordering::SeqCst);
+    let fault = session.delete().await.unwrap_err();
+    assert_eq!(fault.code, Code::StoreFailed);
+    // Nobody wakes it.
+    model.calls.until(|calls| calls.done == 1).await;
+    eventually(async || is_at_rest(&company)).await;
+    all_completed(&stage, &[session.id()]).await;
+    session.delete().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

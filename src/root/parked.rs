@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Entry, State, draining, not_found};
+use super::{Entry, State, draining};
 use crate::fault::Fault;
 use crate::id::SessionId;
 use crate::subscriber::Feed;

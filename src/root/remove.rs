@@ -97,8 +97,8 @@ impl State {
             }
         }
         self.parked.wake(id);
-        if matches!(result, Err(fault) if fault.code == Code::Conflict) {
-            // What it accepted in its last moment is still to be done.
+        if matches!(result, Err(fault) if fault.code != Code::NotFound) {
+            // It is there, and what it accepted is still to be done.
             return self.activate(myself, id, Why::Due);
         }
         self.failures.remove(&id);

@@ -6,6 +6,7 @@
 )]
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
@@ -28,6 +29,8 @@ pub(crate) struct Library {
     pub(crate) reads: Counter,
     /// How many recoveries were counted at once.
     pub(crate) counted: Mutex<Vec<usize>>,
+    /// The next log that is to be deleted is not.
+    pub(crate) keeps: AtomicBool,
 }
 
 impl Library {
@@ -37,6 +40,7 @@ impl Library {
             gate: gate.clone(),
             reads: Counter::default(),
             counted: Mutex::default(),
+            keeps: AtomicBool::default(),
         }
     }
 }
@@ -151,6 +155,9 @@ impl EventStore for Library {
     }
 
     fn delete(&self, session: SessionId) -> BoxFuture<'_, Result<(), StoreError>> {
+        if self.keeps.swap(false, Ordering::SeqCst) {
+            return async { Err(StoreError::Busy { waiting: 1 }) }.boxed();
+        }
         self.inner.delete(session)
     }
 
