@@ -168,6 +168,12 @@ impl fmt::Display for CallId {
     }
 }
 
+/// Two hexadecimal digits for each byte, as digests are written.
+pub(crate) fn hex<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
+    let bytes = bytes.into_iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

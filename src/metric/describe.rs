@@ -69,7 +69,6 @@ fn describe_counters() {
     );
     describe_budget_counters();
     describe_answer_counters();
-    describe_tool_counters();
     describe_counter!(
         WORKER_RESTARTS,
         Unit::Count,

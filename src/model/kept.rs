@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::{Cache, canonical};
 use crate::context::Message;
 use crate::event::{FinishReason, RequestedCall};
+use crate::id::hex;
 use crate::model::{Answer, Piece, Request, Sampling, ToolDefinition};
 
 /// Answers of the models of one agent.
@@ -77,8 +78,7 @@ pub fn key(tenant: &str, account: &str, request: &Request) -> String {
     for tool in request.tools.iter() {
         digest.tool(tool);
     }
-    let bytes = digest.0.finalize();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest.0.finalize())
 }
 
 /// Fields one after the other, each with its length before it, so that none runs into the next.

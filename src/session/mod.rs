@@ -144,8 +144,6 @@ struct State {
     durable: Seq,
     /// The last event when this actor began.
     born_at: Seq,
-    /// The last event when the actor began.
-    began_after: Seq,
     /// Appends that were heard of before an earlier one, by the event before them.
     landed: BTreeMap<Seq, Result<Vec<Stored>, StoreError>>,
     /// Answers that wait until this event is durable, in order.
@@ -302,7 +300,6 @@ impl State {
             myself,
             durable: turn.head(),
             born_at: turn.head(),
-            began_after: turn.head(),
             context,
             outbox: Vec::new(),
             reservation: None,
@@ -454,7 +451,7 @@ impl State {
                 Owed::Place | Owed::Model { .. } | Owed::Tool(_) | Owed::Approval { .. } => None,
             }),
             wants_place: matches!(self.turn_place, TurnPlace::Asked),
-            began_after: self.began_after,
+            began_after: self.born_at,
             people: self.people(),
         };
         answer(reply, facts);

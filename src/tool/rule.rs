@@ -9,6 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::event::EffectClass;
+use crate::id::hex;
 use crate::settings::cycle::Ways;
 use crate::settings::{ApprovalMode, OnUnknown};
 use crate::tool::host::Waits;
@@ -117,11 +118,7 @@ fn hashed<'a>(parts: impl Iterator<Item = &'a str>) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    let hash = hash.finalize();
-    hash.iter()
-        .take(IDENTITY_BYTES)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(hash.finalize().iter().take(IDENTITY_BYTES))
 }
 
 /// Enough to tell two ways of setting a tool up apart.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Consent, OpenCall, Refusal, Rules, State};
 use crate::event::{ApprovalDecision, ApprovalRequest, Decision, Fact, Question, Timestamp};
-use crate::id::Seq;
+use crate::id::{Seq, hex};
 use crate::settings::OnUnknown;
 
 /// A person's answer.
@@ -153,6 +153,5 @@ fn digest(tool: &str, arguments: &str) -> String {
     hash.update(tool);
     hash.update([0]);
     hash.update(arguments);
-    let hash = hash.finalize();
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
