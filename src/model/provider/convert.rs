@@ -1,23 +1,29 @@
 //! From our request to the library's, in a shape that the provider accepts.
 //!
-//! Called by [`crate::model::provider`]. Changes only what a provider would refuse: ids and names
+//! Called by [`crate::model::provider::library`]; what concerns ids, names and keys also by
+//! [`crate::model::provider::openai`]. Changes only what a provider would refuse: ids and names
 //! of calls that models made up, arguments that are not a JSON object, words that are only white
 //! space.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use genai::Headers;
 use genai::chat::{
-    ChatMessage, ChatOptions, ChatRequest, ContentPart, MessageContent, ReasoningEffort, Tool,
-    ToolCall, ToolResponse,
+    ChatMessage, ChatOptions, ChatRequest, ContentPart, MessageContent, Tool, ToolCall,
+    ToolResponse,
 };
-use serde_json::Value;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 use crate::event::RequestedCall;
 use crate::model::provider::Protocol;
 use crate::model::provider::frames::FrameWatch;
 use crate::model::rules::{is_name_char, is_tool_name};
 use crate::model::{Message, Request, ToolDefinition};
+
+/// Names a request, so that a provider carries it out once.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// OpenAI takes ids of at most so many characters.
 const MAX_CALL_ID: usize = 40;
@@ -43,26 +49,21 @@ pub(super) fn options(
     options.max_tokens = sampling.max_tokens;
     options.seed = sampling.seed;
     match protocol {
-        Protocol::Openai => {
-            // Without an effort the library takes one from the end of the model's name and cuts
-            // it off: "qwen-max" would be asked for as "qwen". A budget is sent nowhere here.
-            options.reasoning_effort = Some(ReasoningEffort::Budget(0));
-            options.capture_reasoning_content = Some(true);
-            options.extra_headers = idempotency(&request.key);
-        }
         Protocol::Anthropic => {
             options.capture_reasoning_content = Some(true);
-            options.extra_headers = idempotency(&request.key);
+            options.extra_headers = idempotency_key(&request.key)
+                .map(|key| Headers::from((IDEMPOTENCY_KEY.to_owned(), key.to_owned())));
         }
         // For Gemini this would ask for thoughts, which not all its models take.
-        Protocol::Gemini | Protocol::Ollama => {}
+        Protocol::Openai | Protocol::Gemini | Protocol::Ollama => {}
     }
     options
 }
 
-fn idempotency(key: &str) -> Option<Headers> {
-    let is_plain = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_graphic());
-    is_plain.then(|| Headers::from(("Idempotency-Key".to_owned(), key.to_owned())))
+/// The key, if it can stand in a header.
+pub(super) fn idempotency_key(key: &str) -> Option<&str> {
+    let is_plain = !key.is_empty() && key.bytes().all(|letter| letter.is_ascii_graphic());
+    is_plain.then_some(key)
 }
 
 /// The conversation and the tools.
@@ -96,7 +97,8 @@ fn messages(protocol: Protocol, ours: &[Message]) -> Vec<ChatMessage> {
                 is_error: _,
             } => {
                 let id = ids.of(&call_id.0);
-                results.push(ToolResponse::new(id, content.clone()).with_fn_name(name(tool)));
+                let result = ToolResponse::new(id, content.clone());
+                results.push(result.with_fn_name(name(tool)));
             }
             Message::User(words) => {
                 flush(protocol, &mut results, &mut theirs);
@@ -131,7 +133,7 @@ fn assistant(
     protocol: Protocol,
     content: &str,
     calls: &[RequestedCall],
-    ids: &Ids,
+    ids: &Ids<'_>,
 ) -> Option<ChatMessage> {
     let words = (!content.trim().is_empty()).then(|| ContentPart::from_text(content));
     let calls = calls.iter().map(|call| {
@@ -140,8 +142,8 @@ fn assistant(
             .clone()
             .filter(|_| protocol == Protocol::Gemini);
         ContentPart::ToolCall(ToolCall {
-            call_id: ids.of(&call.id.0),
-            fn_name: name(&call.tool),
+            call_id: ids.of(&call.id.0).to_owned(),
+            fn_name: name(&call.tool).into_owned(),
             fn_arguments: arguments(&call.arguments),
             thought_signatures: signature.map(|signature| vec![signature]),
         })
@@ -155,12 +157,22 @@ fn arguments(text: &str) -> Value {
     serde_json::from_str(text)
         .ok()
         .filter(Value::is_object)
-        .unwrap_or_else(|| Value::Object(serde_json::Map::new()))
+        .unwrap_or_else(|| Value::Object(Map::new()))
 }
 
-fn name(tool: &str) -> String {
+/// Whether this is a JSON object, told without making one.
+pub(super) fn is_object(text: &str) -> bool {
+    if text.contains("\\u") {
+        // What is ignored may have halves of characters in it.
+        return serde_json::from_str::<Map<String, Value>>(text).is_ok();
+    }
+    text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// A tool's name as providers take it.
+pub(super) fn name(tool: &str) -> Cow<'_, str> {
     if is_tool_name(tool) {
-        return tool.to_owned();
+        return Cow::Borrowed(tool);
     }
     let clean: String = tool
         .chars()
@@ -168,36 +180,37 @@ fn name(tool: &str) -> String {
         .map(|letter| if is_name_char(letter) { letter } else { '_' })
         .collect();
     if clean.is_empty() {
-        "unknown".to_owned()
+        Cow::Borrowed("unknown")
     } else {
-        clean
+        Cow::Owned(clean)
     }
 }
 
 /// The ids of one message's calls, and what is sent for them.
 #[derive(Default)]
-struct Ids(Vec<(String, String)>);
+pub(super) struct Ids<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
-impl Ids {
-    fn new(protocol: Protocol, message: usize, calls: &[RequestedCall]) -> Self {
+impl<'a> Ids<'a> {
+    /// Of the calls of the message at this place in the conversation.
+    pub(super) fn new(protocol: Protocol, message: usize, calls: &'a [RequestedCall]) -> Self {
         let sent = calls.iter().enumerate().map(|(at, call)| {
-            let id = &call.id.0;
+            let id = call.id.0.as_str();
             let sent = if is_call_id(protocol, id) {
-                id.clone()
+                Cow::Borrowed(id)
             } else {
-                format!("call_{message}_{at}")
+                Cow::Owned(format!("call_{message}_{at}"))
             };
-            (id.clone(), sent)
+            (id, sent)
         });
         Self(sent.collect())
     }
 
-    fn of(&self, id: &str) -> String {
+    /// What is sent for this id.
+    pub(super) fn of<'b>(&'b self, id: &'b str) -> &'b str {
         self.0
             .iter()
-            .find(|(ours, _)| ours == id)
+            .find(|(ours, _)| *ours == id)
             .map_or(id, |(_, sent)| sent)
-            .to_owned()
     }
 }
 
@@ -281,9 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn objects_are_told_from_all_else() {
+        for object in ["{}", " {\"a\": [1, {}]} ", r#"{"a":"\u00fc"}"#] {
+            assert!(is_object(object), "{object}");
+        }
+        for other in ["", "[]", "{oops", "\"{}\"", "{} {}", r#"{"a":"\ud83d"}"#] {
+            assert!(!is_object(other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_key_that_is_no_header_is_left_out() {
-        assert!(idempotency("01J:7").is_some());
-        assert!(idempotency("").is_none());
-        assert!(idempotency("a\nb").is_none());
+        assert!(idempotency_key("01J:7").is_some());
+        assert!(idempotency_key("").is_none());
+        assert!(idempotency_key("a\nb").is_none());
     }
 }

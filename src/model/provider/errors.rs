@@ -1,4 +1,4 @@
-//! From the library's errors to ours: what went wrong, and when to try again.
+//! From errors of HTTP and of the library to ours: what went wrong, and when to try again.
 //!
 //! Called by [`crate::model::provider`]. Messages hold neither bodies nor addresses: bodies repeat
 //! what was asked, and addresses may hold keys. What is kept of a body is the provider's own word
@@ -65,6 +65,20 @@ pub(super) fn plain(kind: ModelErrorKind, message: impl Into<String>) -> ModelEr
     }
 }
 
+pub(super) fn not_text() -> ModelError {
+    plain(ModelErrorKind::Garbage, "the answer is not UTF-8")
+}
+
+pub(super) fn not_of_protocol() -> ModelError {
+    let message = "the provider sent what is not of its protocol";
+    plain(ModelErrorKind::Garbage, message)
+}
+
+pub(super) fn not_to_be_sent() -> ModelError {
+    let message = "the request cannot be put into the provider's protocol";
+    plain(ModelErrorKind::Rejected, message)
+}
+
 /// What this error of the library means.
 pub(super) fn model_error(error: &genai::Error, clock: &dyn Clock) -> ModelError {
     // The library hides the real error of a stream in a box, and answers nothing about it itself.
@@ -77,18 +91,26 @@ pub(super) fn model_error(error: &genai::Error, clock: &dyn Clock) -> ModelError
     } else {
         error
     };
-    if let Some(status) = inner.status() {
-        return of_status(status, inner, clock.now());
-    }
-    of_library(inner)
+    let Some(status) = inner.status() else {
+        return of_library(inner);
+    };
+    let body = if let genai::Error::HttpError { body, .. } = inner {
+        body.as_bytes()
+    } else {
+        &[]
+    };
+    let empty = HeaderMap::new();
+    of_status(status, inner.headers().unwrap_or(&empty), body, clock.now())
 }
 
-fn of_status(status: StatusCode, error: &genai::Error, now: Timestamp) -> ModelError {
-    let body = if let genai::Error::HttpError { body, .. } = error {
-        serde_json::from_str(body).unwrap_or_default()
-    } else {
-        Value::Null
-    };
+/// What an answer with this status means, whose body may be anything.
+pub(super) fn of_status(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> ModelError {
+    let body = serde_json::from_slice(body).unwrap_or_default();
     let word = word_of(&body).map_or_else(String::new, |word| format!(" ({word})"));
     let (kind, advice) = if is_too_long(status, &body) {
         let advice = "; the conversation is too long, set context_tokens of the model";
@@ -99,9 +121,7 @@ fn of_status(status: StatusCode, error: &genai::Error, now: Timestamp) -> ModelE
     ModelError {
         kind,
         message: format!("the provider answered {status}{word}{advice}"),
-        retry_after: error
-            .headers()
-            .and_then(|headers| retry_after(headers, now)),
+        retry_after: retry_after(headers, now),
     }
 }
 
@@ -138,9 +158,9 @@ const fn of_code(status: StatusCode) -> (ModelErrorKind, &'static str) {
 }
 
 /// Errors below HTTP: no connection, a broken one, bytes that are no text.
-fn of_transport(error: &(dyn StdError + 'static)) -> ModelError {
+pub(super) fn of_transport(error: &(dyn StdError + 'static)) -> ModelError {
     if error.is::<std::string::FromUtf8Error>() || error.is::<std::str::Utf8Error>() {
-        return plain(ModelErrorKind::Garbage, "the answer is not UTF-8");
+        return not_text();
     }
     let Some(error) = error.downcast_ref::<reqwest::Error>() else {
         return plain(ModelErrorKind::Connection, "the connection failed");
@@ -181,8 +201,7 @@ fn of_library(error: &genai::Error) -> ModelError {
         error,
         StreamParse { .. } | JsonValueExt(_) | SerdeJson(_) | InvalidJsonResponseElement { .. }
     ) {
-        let message = "the provider sent what is not of its protocol";
-        return plain(ModelErrorKind::Garbage, message);
+        return not_of_protocol();
     }
     if matches!(
         error,
@@ -194,12 +213,11 @@ fn of_library(error: &genai::Error) -> ModelError {
     if matches!(error, WebModelCall { .. } | WebAdapterCall { .. }) {
         return plain(ModelErrorKind::Connection, "the connection failed");
     }
-    let message = "the request cannot be put into the provider's protocol";
-    plain(ModelErrorKind::Rejected, message)
+    not_to_be_sent()
 }
 
 /// An error that came as an event of the stream.
-fn of_event(body: &Value) -> ModelError {
+pub(super) fn of_event(body: &Value) -> ModelError {
     let code = error_object(body).get("code").and_then(Value::as_u64);
     let status = code
         .and_then(|code| u16::try_from(code).ok())
