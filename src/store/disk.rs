@@ -945,8 +945,8 @@ mod tests {
         }
     }
 
-    /// A result of children whose steps are known.
-    fn spent_with_steps() -> Fact {
+    /// A result of children whose steps are known, of all of them or of some.
+    fn spent(is_partial: bool) -> Fact {
         Fact::ToolResult(ToolResult {
             of: Seq::new(6),
             outcome: Outcome::Ok,
@@ -960,7 +960,7 @@ mod tests {
                 usage: USAGE,
                 cost_usd: Some(0.0125),
                 steps: 2,
-                is_partial: false,
+                is_partial,
             }),
         })
     }
@@ -1045,11 +1045,9 @@ mod tests {
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary_paused()).unwrap();
         records.push(("record_summary_paused".to_owned(), key, value));
-        records.push(record_of(
-            "tool_result_spent_steps",
-            spent_with_steps(),
-            300,
-        ));
+        for (name, is_partial) in SPENT {
+            records.push(record_of(name, spent(is_partial), 300));
+        }
         let key = key::ledger(LEDGER.0, LEDGER.1);
         let value = record::encode_ledger(&key, LEDGER.2);
         records.push(("record_ledger".to_owned(), key, value));
@@ -1065,6 +1063,11 @@ mod tests {
         records.push(("record_commits".to_owned(), key::COMMITS.to_vec(), value));
         records
     }
+
+    const SPENT: [(&str, bool); 2] = [
+        ("tool_result_spent_steps", false),
+        ("tool_result_spent_partial", true),
+    ];
 
     const LEDGER: (u32, &str, Spending) = (
         20_000,
@@ -1157,9 +1160,11 @@ mod tests {
         assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_summary_guided");
         assert_eq!(record::decode_summary(&key, &value), Ok(guided()));
-        let (_, value) = witness("tool_result_spent_steps");
-        let event = record::decode_event(SESSION, Seq::new(300), &value);
-        assert_eq!(event.map(|event| event.fact), Ok(spent_with_steps()));
+        for (name, is_partial) in SPENT {
+            let (_, value) = witness(name);
+            let event = record::decode_event(SESSION, Seq::new(300), &value);
+            assert_eq!(event.map(|event| event.fact), Ok(spent(is_partial)));
+        }
         let (key, value) = witness("record_summary_paused");
         assert_eq!(record::decode_summary(&key, &value), Ok(summary_paused()));
         let (key, value) = witness("record_ledger");
