@@ -946,7 +946,7 @@ mod tests {
     }
 
     /// A result of children whose steps are known, of all of them or of some.
-    fn spent(is_partial: bool) -> Fact {
+    fn result_of(spent: Spent) -> Fact {
         Fact::ToolResult(ToolResult {
             of: Seq::new(6),
             outcome: Outcome::Ok,
@@ -956,12 +956,7 @@ mod tests {
             sandbox: None,
             cause: None,
             attachments: Vec::new(),
-            spent: Some(Spent {
-                usage: USAGE,
-                cost_usd: Some(0.0125),
-                steps: 2,
-                is_partial,
-            }),
+            spent: Some(spent),
         })
     }
 
@@ -1045,8 +1040,8 @@ mod tests {
         let key = key::summary(SESSION);
         let value = record::encode_summary(&key, &summary_paused()).unwrap();
         records.push(("record_summary_paused".to_owned(), key, value));
-        for (name, is_partial) in SPENT {
-            records.push(record_of(name, spent(is_partial), 300));
+        for (name, spent) in SPENT {
+            records.push(record_of(name, result_of(spent), 300));
         }
         let key = key::ledger(LEDGER.0, LEDGER.1);
         let value = record::encode_ledger(&key, LEDGER.2);
@@ -1064,10 +1059,23 @@ mod tests {
         records
     }
 
-    const SPENT: [(&str, bool); 2] = [
-        ("tool_result_spent_steps", false),
-        ("tool_result_spent_partial", true),
+    const SPENT: [(&str, Spent); 2] = [
+        ("tool_result_spent_steps", ALL_SPENT),
+        (
+            "tool_result_spent_partial",
+            Spent {
+                is_partial: true,
+                ..ALL_SPENT
+            },
+        ),
     ];
+
+    const ALL_SPENT: Spent = Spent {
+        usage: USAGE,
+        cost_usd: Some(0.0125),
+        steps: 2,
+        is_partial: false,
+    };
 
     const LEDGER: (u32, &str, Spending) = (
         20_000,
@@ -1160,10 +1168,10 @@ mod tests {
         assert_eq!(record::decode_summary(&key, &value), Ok(waiting()));
         let (key, value) = witness("record_summary_guided");
         assert_eq!(record::decode_summary(&key, &value), Ok(guided()));
-        for (name, is_partial) in SPENT {
+        for (name, spent) in SPENT {
             let (_, value) = witness(name);
             let event = record::decode_event(SESSION, Seq::new(300), &value);
-            assert_eq!(event.map(|event| event.fact), Ok(spent(is_partial)));
+            assert_eq!(event.map(|event| event.fact), Ok(result_of(spent)));
         }
         let (key, value) = witness("record_summary_paused");
         assert_eq!(record::decode_summary(&key, &value), Ok(summary_paused()));
