@@ -24,11 +24,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use impresario::control::client::{Client, Items};
-use impresario::control::wire::{
-    CreateSession, Method, SendInput, Sent, Session, StreamItem, Subscribe,
-};
+use impresario::control::wire::{StreamItem, Subscribe};
 use serde_json::json;
-use support::{Daemon, at, cast, ms, number};
+use support::{Daemon, at, cast, create, ms, number, say};
 
 /// Readers of one connection.
 const TOGETHER: usize = 50;
@@ -106,10 +104,7 @@ impl Hall {
             readers: Vec::new(),
         };
         for _ in 0..sessions {
-            let created = hall
-                .talker
-                .call::<Session>(Method::SessionCreate, CreateSession::default());
-            hall.sessions.push(created.await.unwrap().session);
+            hall.sessions.push(create(&hall.talker).await);
         }
         hall
     }
@@ -137,13 +132,7 @@ impl Hall {
             .map(|items| tokio::spawn(listen(items)));
         let reading: Vec<_> = reading.collect();
         for session in &self.sessions {
-            let input = SendInput {
-                session: session.clone(),
-                content: "Speak.".to_owned(),
-                ..SendInput::default()
-            };
-            let sent = self.talker.call::<Sent>(Method::SessionSend, input);
-            sent.await.unwrap();
+            say(&self.talker, session, "Speak.").await;
         }
         let heard = join_all(reading).await;
         heard.into_iter().map(Result::unwrap).collect()

@@ -24,9 +24,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use impresario::context::ToolDefinition;
 use impresario::control::client::{Client, Items};
-use impresario::control::wire::{
-    CreateSession, Method, SendInput, Sent, Session, StreamItem, Subscribe,
-};
+use impresario::control::wire::{StreamItem, Subscribe};
 use impresario::event::EffectClass;
 use impresario::restart::RestartPolicy;
 use impresario::tool::{Invocation, Tool, ToolError, ToolSpec};
@@ -35,7 +33,7 @@ use serde_json::json;
 use support::provider::{
     Round, TURNS_PER_SESSION, WORDS_ONLY, ask, bare_round, caller, measure, median, start_mock,
 };
-use support::{Daemon, at, mib, ms, number};
+use support::{Daemon, at, create, mib, ms, number, say};
 
 const ROUNDS: usize = 3;
 /// So many first words are waited for.
@@ -212,8 +210,7 @@ struct Talk {
 
 impl Talk {
     async fn begin(client: &Client) -> Self {
-        let created = client.call::<Session>(Method::SessionCreate, CreateSession::default());
-        let session = created.await.unwrap().session;
+        let session = create(client).await;
         let subscribe = Subscribe {
             session: session.clone(),
             ..Subscribe::default()
@@ -221,16 +218,6 @@ impl Talk {
         let items = client.subscribe(subscribe).await.unwrap();
         Self { session, items }
     }
-}
-
-async fn say(client: &Client, session: &str, content: &str) {
-    let input = SendInput {
-        session: session.to_owned(),
-        content: content.to_owned(),
-        ..SendInput::default()
-    };
-    let sent = client.call::<Sent>(Method::SessionSend, input);
-    sent.await.unwrap();
 }
 
 async fn read_until(items: &mut Items, is_it: impl Fn(&StreamItem) -> bool) {

@@ -440,6 +440,12 @@ fn room_for_one(settings: &mut Settings, _budget: &mut AgentBudget) {
     settings.tenants.insert("acme".to_owned(), tenant);
 }
 
+/// A session of the tenant that has room for one call.
+async fn acme(company: &Impresario) -> Session {
+    let session = company.session("actor").tenant("acme");
+    session.create().await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_sessions_that_race_for_the_last_room_one_has_it_and_the_other_gets_what_is_left() {
     let gate = Gate::default();
@@ -448,12 +454,7 @@ async fn of_two_sessions_that_race_for_the_last_room_one_has_it_and_the_other_ge
     let company = house.start().await;
     let mut sessions = Vec::new();
     for _ in 0..2 {
-        let session = company
-            .session("actor")
-            .tenant("acme")
-            .create()
-            .await
-            .unwrap();
+        let session = acme(&company).await;
         session.say("go").await.unwrap();
         sessions.push(session);
     }
@@ -486,19 +487,9 @@ async fn room_is_given_back_whatever_becomes_of_the_call() {
     let model = Puppet::waiting_for(&gate);
     let house = House::new().model(&model).with(room_for_one);
     let company = house.start().await;
-    let other = company
-        .session("actor")
-        .tenant("acme")
-        .create()
-        .await
-        .unwrap();
+    let other = acme(&company).await;
     let begun = async |number: usize| {
-        let session = company
-            .session("actor")
-            .tenant("acme")
-            .create()
-            .await
-            .unwrap();
+        let session = acme(&company).await;
         session.say("go").await.unwrap();
         model.calls.until(|counts| counts.begun == number).await;
         session
@@ -529,12 +520,7 @@ async fn a_call_that_a_crash_cut_off_is_not_charged_and_the_answer_once() {
     let model = Puppet::waiting_for(&gate);
     let mut house = House::new().model(&model).with(room_for_one);
     let mut company = house.start().await;
-    let session = company
-        .session("actor")
-        .tenant("acme")
-        .create()
-        .await
-        .unwrap();
+    let session = acme(&company).await;
     session.say("go").await.unwrap();
     for begun in 1..=3 {
         model.calls.until(|counts| counts.begun == begun).await;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use impresario::control::client::Client;
-use impresario::control::wire::{Done, Method, Status};
+use impresario::control::wire::{CreateSession, Done, Method, SendInput, Sent, Session, Status};
 use impresario::event::{Event, Fact};
 use impresario::id::{Seq, SessionId};
 use impresario::model::scripted::Scripted;
@@ -109,6 +109,23 @@ impl Drop for Daemon {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// Begins a session.
+pub(crate) async fn create(client: &Client) -> String {
+    let created = client.call::<Session>(Method::SessionCreate, CreateSession::default());
+    created.await.unwrap().session
+}
+
+/// Says something in a session.
+pub(crate) async fn say(client: &Client, session: &str, content: &str) {
+    let input = SendInput {
+        session: session.to_owned(),
+        content: content.to_owned(),
+        ..SendInput::default()
+    };
+    let sent = client.call::<Sent>(Method::SessionSend, input);
+    sent.await.unwrap();
 }
 
 pub(crate) async fn status(client: &Client) -> Status {

@@ -235,10 +235,7 @@ impl Serving {
 
     /// Takes the socket away from where callers look for it.
     pub fn remove_socket(&self) {
-        let path = &self.house.options.settings.socket;
-        if let Err(error) = std::fs::remove_file(path) {
-            debug!(%error, path = %path.display(), "failed to remove the control socket");
-        }
+        remove_socket(&self.house.options.settings.socket);
     }
 
     /// Lets open connections write what is left, and waits until they are closed. Call it when the
@@ -249,6 +246,13 @@ impl Serving {
         let most = u32::try_from(most.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         let _everybody = self.house.places.acquire_many(most).await;
+    }
+}
+
+/// Takes a socket away from where callers look for it.
+pub fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        debug!(%error, path = %path.display(), "failed to remove the control socket");
     }
 }
 

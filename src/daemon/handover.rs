@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -94,13 +94,6 @@ impl Successor {
 pub(super) fn path_of(listener: &UnixListener) -> Option<PathBuf> {
     let address = listener.local_addr().ok()?;
     Some(address.as_pathname()?.to_owned())
-}
-
-/// Takes a socket away from where callers look for it.
-pub(super) fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        debug!(%error, path = %path.display(), "failed to remove a control socket");
-    }
 }
 
 /// Whether there is a program to restart.

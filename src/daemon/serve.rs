@@ -150,7 +150,7 @@ async fn open(
             // The settings have another one by now.
             Some(path) => {
                 drop(listener);
-                handover::remove(&path);
+                server::remove_socket(&path);
             }
         }
     }
@@ -304,8 +304,7 @@ impl Daemon {
                 () = &mut stopped => break,
                 signal = self.signals.stop() => {
                     if !restarts {
-                        warn!(signal, "stopped at once; what was unfinished goes on at the next start");
-                        return End::Exit(Exit::Hurried);
+                        return End::Exit(hurried(signal));
                     }
                     info!(signal, "stopping instead of restarting");
                     restarts = false;
@@ -335,12 +334,17 @@ impl Daemon {
         tokio::select! {
             biased;
             exit = stop(&self.company, (&mut self.serving, self.kept), grace) => exit,
-            signal = self.signals.stop() => {
-                warn!(signal, "stopped at once; what was unfinished goes on at the next start");
-                Exit::Hurried
-            }
+            signal = self.signals.stop() => hurried(signal),
         }
     }
+}
+
+fn hurried(signal: &str) -> Exit {
+    warn!(
+        signal,
+        "stopped at once; what was unfinished goes on at the next start"
+    );
+    Exit::Hurried
 }
 
 fn failed(reason: &str) -> Exit {

@@ -283,31 +283,8 @@ impl State {
 /// alone is no progress, nor is a call of which nothing is known: a turn that asks again and again for
 /// what takes the daemon down has those too.
 fn is_progress(fact: &Fact) -> bool {
-    match fact {
-        Fact::TurnFinished { .. } => true,
-        Fact::ToolResult(result) => {
-            result.outcome != Outcome::Unknown && result.cause != Some(Cause::Interrupted)
-        }
-        Fact::SessionCreated(_)
-        | Fact::UserInput(_)
-        | Fact::TurnStarted { .. }
-        | Fact::LlmRequest(_)
-        | Fact::LlmResponse(_)
-        | Fact::ToolCall(_)
-        | Fact::ChildStarted(_)
-        | Fact::ApprovalRequested(_)
-        | Fact::ApprovalDecided(_)
-        | Fact::Error(_)
-        | Fact::WorkerRestarted { .. }
-        | Fact::ModelSwitched(_)
-        | Fact::ContextCompacted(_)
-        | Fact::BudgetReached(_)
-        | Fact::BudgetRaised(_)
-        | Fact::Paused(_)
-        | Fact::Resumed { .. }
-        | Fact::Feedback(_)
-        | Fact::Quarantined { .. }
-        | Fact::Released { .. }
-        | Fact::SessionClosed { .. } => false,
+    if let Fact::ToolResult(result) = fact {
+        return result.outcome != Outcome::Unknown && result.cause != Some(Cause::Interrupted);
     }
+    matches!(fact, Fact::TurnFinished { .. })
 }

@@ -659,26 +659,14 @@ mod tests {
             depth: 1,
             ..SessionCreated::default()
         };
-        let result = ToolResult {
-            of: Seq::new(6),
-            outcome: Outcome::Ok,
-            content: "2".to_owned(),
-            attempts: 1,
-            duration_ms: 3,
-            sandbox: None,
-            cause: None,
-            attachments: Vec::new(),
-            spent: Some(Spent {
-                usage: USAGE,
-                cost_usd: Some(0.0125),
-                steps: 0,
-                is_partial: false,
-            }),
+        let spent = Spent {
+            steps: 0,
+            ..ALL_SPENT
         };
         vec![
             ("child_started", Fact::ChildStarted(child)),
             ("session_created_child", Fact::SessionCreated(created)),
-            ("tool_result_spent", Fact::ToolResult(result)),
+            ("tool_result_spent", result_of(spent)),
         ]
     }
 
